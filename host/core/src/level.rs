@@ -1,0 +1,61 @@
+//! The guarantee in force, and why: each level is one predicate.
+
+use crate::state::Role;
+
+/// What a cut may cost right now (DESIGN §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// The arbiter answers: at most one node serves under any partition.
+    Arbitrated,
+    /// The peer grants the lease over two links or more: one cut of a link or a crash leaves at most one.
+    Paired,
+    /// One link is left: one more cut leaves references and the VIP probe to tell a crash from a partition.
+    EvidenceOnly,
+    /// This node serves, or waits, without the peer.
+    Alone,
+    /// Nobody would take over.
+    Disarmed(Disarmed),
+}
+
+/// Why nobody would take over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disarmed {
+    /// This node or its peer is in maintenance.
+    Maintenance,
+    /// The node that would take over is not fit (fence, service, data).
+    NotEligible,
+    /// The pair has not formed.
+    NotFormed,
+    /// No node is primary.
+    NoPrimary,
+}
+
+/// What the predicates look at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts {
+    pub role: Role,
+    pub formed: bool,
+    pub maintenance: bool,
+    pub heir_eligible: bool,
+    pub peer_heard: bool,
+    pub peer_serves: bool,
+    pub leased_by_peer: bool,
+    pub links_live: u8,
+}
+
+impl Level {
+    pub(crate) fn of(f: Facts) -> Level {
+        let together = f.leased_by_peer || (f.peer_serves && f.peer_heard);
+        let serves = matches!(f.role, Role::Primary | Role::Draining);
+        match () {
+            () if !f.formed => Level::Disarmed(Disarmed::NotFormed),
+            () if serves && !together => Level::Alone,
+            () if !serves && !f.peer_heard => Level::Alone,
+            () if !serves && !f.peer_serves => Level::Disarmed(Disarmed::NoPrimary),
+            () if f.maintenance => Level::Disarmed(Disarmed::Maintenance),
+            () if !f.heir_eligible => Level::Disarmed(Disarmed::NotEligible),
+            () if f.links_live < 2 => Level::EvidenceOnly,
+            () => Level::Paired,
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! One node: its state, and the one function that changes it.
+
+mod ask;
+mod hear;
+mod order;
+mod settle;
+mod speak;
+
+use crate::beat::{Beat, Claim, Echo, PeerRole};
+use crate::effect::{
+    Alarm, AskId, Durable, Effect, Note, Observation, PeerView, PersistId, Question, Why,
+};
+use crate::epoch::{Epoch, Side};
+use crate::event::{Answerer, Event, Order};
+use crate::lease::Sent;
+use crate::level::{Facts, Level};
+use crate::state::{After, Reign, Role, State};
+use crate::time::{Mono, Span};
+use crate::timing::{Timing, promise};
+use alloc::vec::Vec;
+
+/// Moves of the service address remembered for the damping evidence.
+const MOVES_MAX: usize = 32;
+/// Window of [`Observation::changes_last_hour`].
+const HOUR: Span = Span::ms(3_600_000);
+/// A step may settle this often before it is a loop.
+const SETTLE_ROUNDS_MAX: usize = 32;
+
+/// What a node is born with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// This node's seat.
+    pub side: Side,
+    /// The configuration prefers this node, all else being equal.
+    pub preferred: bool,
+    /// The configuration prefers the peer, all else being equal.
+    pub peer_preferred: bool,
+    /// Times that satisfy the inequalities.
+    pub timing: Timing,
+}
+
+/// What a life starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Boot {
+    /// Random start id of this life.
+    pub id: u64,
+    /// Now.
+    pub now: Mono,
+    /// What the last life left on disk.
+    pub disk: Durable,
+    /// G of the gate that the kernel offers.
+    pub slack: Span,
+}
+
+/// The peer as last heard.
+#[derive(Debug, Clone, Copy)]
+struct Peer {
+    beat: Beat,
+    heard: Mono,
+    /// Sending time of the newest beat of ours that it confirmed.
+    echoed: Option<Mono>,
+}
+
+/// A claim that is granted as soon as what it needs is durable and the gate is closed.
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    epoch: Epoch,
+    boot: u64,
+    n: u64,
+    lease_and_slack: Span,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    id: AskId,
+    question: Question,
+    deadline: Mono,
+}
+
+/// Rounds of VIP probes and what came back.
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    next: Mono,
+    rounds_unanswered: u8,
+    answer: Answerer,
+    at: Mono,
+}
+
+/// One node of a pair.
+#[derive(Debug, Clone)]
+pub struct Node {
+    options: Options,
+    boot: u64,
+    started: Mono,
+    now: Mono,
+    slack: Span,
+    links_live: u8,
+    /// Known to be durable.
+    disk: Durable,
+    /// What should be.
+    want: Durable,
+    writing: Option<(PersistId, Durable)>,
+    write_again: Mono,
+    persists: u64,
+    state: State,
+    since: Mono,
+    /// No claim before this instant (R2, R4, R10).
+    promise: Mono,
+    /// Awake and listening without a stall since then (R13).
+    listening: Mono,
+    /// When the last step said that it wants to run again.
+    due: Mono,
+    stalled: bool,
+    stall_max: Span,
+    n: u64,
+    sent: Sent,
+    next_beat: Mono,
+    peer: Option<Peer>,
+    echo: Option<Echo>,
+    owed: Option<Owed>,
+    pending: Option<Pending>,
+    asks: u64,
+    ask_again: Mono,
+    review: Mono,
+    probe: Probe,
+    fit: bool,
+    unfit_until: Mono,
+    elect_again: Mono,
+    may_form: bool,
+    may_plan: bool,
+    wants_operator: bool,
+    met: Option<(Epoch, Epoch, Mono)>,
+    /// The newest meeting that was ruled on.
+    ruled: Option<(Epoch, Epoch)>,
+    order: Option<Order>,
+    moves: Vec<Mono>,
+    paired: bool,
+    alarms: Vec<Alarm>,
+}
+
+/// What the outside may see of a node; everything in it is derived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Role.
+    pub role: Role,
+    /// The reign, or the highest epoch known.
+    pub epoch: Epoch,
+    /// Since when in this role.
+    pub since: Mono,
+    /// What is left of the lease granted by the peer.
+    pub peer_lease: Span,
+    /// What is left of the lease taken alone.
+    pub own_lease: Span,
+    /// What is left of the promise not to claim.
+    pub promise: Span,
+    /// The guarantee in force.
+    pub level: Level,
+    /// The peer's last word.
+    pub peer: Option<PeerView>,
+    /// Takeover is disarmed here.
+    pub maintenance: bool,
+    /// A policy wants a person to decide.
+    pub wants_operator: bool,
+    /// The pair waits for a license.
+    pub wants_license: bool,
+    /// The node may not claim until its cause is cleared.
+    pub fenced: bool,
+    /// Alarms that are up.
+    pub alarms: Vec<Alarm>,
+    /// Longest stall of this life.
+    pub stall_max: Span,
+    /// Who answered on the VIP, and how long ago.
+    pub vip: (Answerer, Span),
+}
+
+impl Node {
+    /// A node after a boot: always joining, bound by what it may have promised before (R4).
+    #[must_use]
+    pub fn new(options: Options, boot: Boot) -> Node {
+        let mut disk = boot.disk;
+        disk.highest = disk.highest.max(disk.reserved);
+        let state = disk.fenced.map_or(State::Joining, State::Fenced);
+        Node {
+            options,
+            boot: boot.id,
+            started: boot.now,
+            now: boot.now,
+            slack: boot.slack,
+            links_live: 0,
+            disk,
+            want: disk,
+            writing: None,
+            write_again: Mono::ZERO,
+            persists: 0,
+            state,
+            since: boot.now,
+            promise: boot.now + promise(disk.promised),
+            listening: boot.now,
+            due: boot.now,
+            stalled: false,
+            stall_max: Span::ZERO,
+            n: 0,
+            sent: Sent::new(),
+            next_beat: boot.now,
+            peer: None,
+            echo: None,
+            owed: None,
+            pending: None,
+            asks: 0,
+            ask_again: Mono::ZERO,
+            review: Mono::NEVER,
+            probe: Probe {
+                next: Mono::ZERO,
+                rounds_unanswered: 0,
+                answer: Answerer::NotProbed,
+                at: boot.now,
+            },
+            fit: true,
+            unfit_until: Mono::ZERO,
+            elect_again: Mono::ZERO,
+            may_form: false,
+            may_plan: false,
+            wants_operator: false,
+            met: None,
+            ruled: None,
+            order: None,
+            moves: Vec::new(),
+            paired: false,
+            alarms: Vec::new(),
+        }
+    }
+
+    /// Takes the time and one event; answers with what is to be done.
+    ///
+    /// # Panics
+    /// When `now` goes back, or an invariant of the protocol breaks: a crash is a failover, the one thing that the
+    /// pair survives.
+    #[must_use]
+    pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
+        assert!(now >= self.now, "time went back from {:?} to {now:?}", self.now);
+        self.now = now;
+        let mut fx = Vec::new();
+        self.wake(&mut fx);
+        self.input(event, &mut fx);
+        let mut rounds = 0;
+        while self.settle(&mut fx) {
+            rounds += 1;
+            assert!(rounds < SETTLE_ROUNDS_MAX, "state does not settle: {:?}", self.state);
+        }
+        self.due = self.deadline().unwrap_or(Mono::NEVER);
+        self.check();
+        fx
+    }
+
+    /// R15: a stall is noticed and a lease that is over is given up before any input or timer.
+    fn wake(&mut self, fx: &mut Vec<Effect>) {
+        let late = self.now.since(self.due);
+        if late > self.timing().stall() {
+            self.stalled = true;
+            self.stall_max = self.stall_max.max(late);
+            self.listening = self.now;
+            if self.state.reign().is_none() {
+                let bound = self.now + promise(self.disk.promised);
+                self.promise = self.promise.max(bound);
+                if late > self.timing().parts().lease && self.state == State::Standby {
+                    self.turn(State::Joining, Why::Stalled, fx);
+                }
+            }
+            fx.push(Effect::Note(Note::Stall(late)));
+        }
+        self.expire(fx);
+        self.stalled = false;
+    }
+
+    /// R1: no lease, no primary, in the same step.
+    fn expire(&mut self, fx: &mut Vec<Effect>) {
+        if self.state.reign().is_some_and(|reign| reign.until() <= self.now) {
+            let (after, why) = if self.stalled {
+                (After::Joining, Why::Stalled)
+            } else {
+                (After::Standby, Why::LeaseEnded)
+            };
+            self.let_go(after, why, fx);
+        }
+    }
+
+    fn input(&mut self, event: Event, fx: &mut Vec<Effect>) {
+        match event {
+            Event::Tick => {}
+            Event::Heard(beat) => self.hear(beat, fx),
+            Event::Persisted(id) => self.persisted(id, fx),
+            Event::PersistFailed(id) => self.persist_failed(id, fx),
+            Event::Claimed => self.claimed(true, fx),
+            Event::ClaimFailed => self.claimed(false, fx),
+            Event::Released => self.released(fx),
+            Event::Answered(id, verdict) => self.answered(id, Some(verdict), fx),
+            Event::Unanswered(id) => self.answered(id, None, fx),
+            Event::Probed(answerer) => {
+                self.probe.rounds_unanswered = 0;
+                self.probe.answer = answerer;
+                self.probe.at = self.now;
+            }
+            Event::EvidenceChanged => self.review_soon(),
+            Event::Fitness(fit) => {
+                if self.fit != fit {
+                    self.fit = fit;
+                    self.review_soon();
+                }
+            }
+            Event::License { may_form, may_plan } => {
+                self.may_form = may_form;
+                self.may_plan = may_plan;
+            }
+            Event::Slack(slack) => self.slack = slack,
+            Event::Links(live) => self.links_live = live,
+            Event::Order(order) => self.ordered(order, fx),
+        }
+    }
+
+    fn persisted(&mut self, id: PersistId, fx: &mut Vec<Effect>) {
+        if let Some((writing, record)) = self.writing
+            && writing == id
+        {
+            self.writing = None;
+            if record.reserved > self.disk.reserved {
+                // The peer waits for this word before it lets go.
+                self.next_beat = self.now;
+            }
+            self.disk = record;
+            self.alarm(Alarm::DiskFailed, false, fx);
+        }
+    }
+
+    fn persist_failed(&mut self, id: PersistId, fx: &mut Vec<Effect>) {
+        if self.writing.is_some_and(|(writing, _)| writing == id) {
+            self.writing = None;
+            self.write_again = self.now + self.timing().beat();
+            self.alarm(Alarm::DiskFailed, true, fx);
+        }
+    }
+
+    fn claimed(&mut self, up: bool, fx: &mut Vec<Effect>) {
+        match self.state.reign_mut() {
+            Some(reign) if up => reign.up = true,
+            Some(_) => {
+                self.unfit_until = self.now + self.timing().parts().join_timeout;
+                self.let_go(After::Standby, Why::Kernel, fx);
+            }
+            None => {}
+        }
+    }
+
+    fn released(&mut self, fx: &mut Vec<Effect>) {
+        let State::Closing(after) = self.state else { return };
+        match after {
+            After::Standby => self.state = State::Standby,
+            After::Joining => self.state = State::Joining,
+            After::Hand { epoch, stop } => {
+                let give_up = self.now + self.timing().parts().lease;
+                self.state = State::HandedOver { epoch, give_up, stop };
+                self.next_beat = self.now;
+            }
+            After::Stop => self.stop(fx),
+        }
+    }
+
+    /// Closes the gate; what follows waits for the kernel's word.
+    fn let_go(&mut self, after: After, why: Why, fx: &mut Vec<Effect>) {
+        debug_assert!(self.state.reign().is_some());
+        self.turn(State::Closing(after), why, fx);
+        self.elect_again = self.now + self.timing().parts().lease;
+        self.moved();
+        self.set_paired(false, fx);
+        fx.push(Effect::Release);
+    }
+
+    fn reign(&mut self, reign: Reign, why: Why, fx: &mut Vec<Effect>) {
+        assert!(self.disk.highest.max(self.disk.reserved) >= reign.epoch, "epoch not durable");
+        assert!(!self.state.gate_may_be_open(), "claim over an open gate");
+        self.want.highest = self.want.highest.max(reign.epoch);
+        self.want.was_primary = true;
+        let granted = reign.peer_until > self.now;
+        self.turn(State::Primary(reign), why, fx);
+        self.owed = None;
+        self.promise = Mono::ZERO;
+        self.moved();
+        self.set_paired(granted, fx);
+        fx.push(Effect::Claim { epoch: reign.epoch, until: reign.until() });
+        self.speak(fx);
+    }
+
+    fn stop(&mut self, fx: &mut Vec<Effect>) {
+        if self.state != State::Stopped {
+            self.turn(State::Stopped, Why::Stop, fx);
+            fx.push(Effect::Exit);
+        }
+    }
+
+    /// Changes the state; says so when the role changes with it.
+    fn turn(&mut self, to: State, why: Why, fx: &mut Vec<Effect>) {
+        let from = self.state.role();
+        self.state = to;
+        let role = self.state.role();
+        if from == role {
+            return;
+        }
+        self.since = self.now;
+        self.wants_operator = false;
+        self.ask_again = Mono::ZERO;
+        self.review = match role {
+            Role::Primary | Role::Standby => self.now + self.timing().parts().lease,
+            Role::Joining | Role::Candidate | Role::Draining | Role::Fenced => Mono::NEVER,
+        };
+        fx.push(Effect::Note(Note::Role { from, to: role, epoch: self.epoch(), why }));
+    }
+
+    fn moved(&mut self) {
+        if self.moves.len() == MOVES_MAX {
+            self.moves.remove(0);
+        }
+        self.moves.push(self.now);
+    }
+
+    fn alarm(&mut self, alarm: Alarm, up: bool, fx: &mut Vec<Effect>) {
+        let at = self.alarms.iter().position(|a| *a == alarm);
+        match (at, up) {
+            (None, true) => self.alarms.push(alarm),
+            (Some(at), false) => {
+                self.alarms.remove(at);
+            }
+            (Some(_), true) | (None, false) => return,
+        }
+        fx.push(Effect::Note(Note::Alarm(alarm, up)));
+    }
+
+    fn set_paired(&mut self, paired: bool, fx: &mut Vec<Effect>) {
+        if self.paired != paired {
+            self.paired = paired;
+            fx.push(Effect::Note(Note::Paired(paired)));
+        }
+    }
+
+    /// Invariants of every state between two steps; kept in release.
+    fn check(&self) {
+        if let Some(reign) = self.state.reign() {
+            assert!(reign.until() > self.now, "primary without a lease");
+            let durable = self.disk.highest.max(self.disk.reserved);
+            assert!(durable >= reign.epoch, "primary of an epoch that is not durable");
+            assert!(self.want.highest >= reign.epoch, "reign above the highest epoch");
+        }
+        assert!(self.want.highest >= self.disk.highest, "highest epoch went back");
+        assert!(self.want.promised >= self.disk.promised, "largest promise went back");
+    }
+
+    fn timing(&self) -> &Timing {
+        &self.options.timing
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.state.reign().map_or(self.want.highest, |reign| reign.epoch)
+    }
+
+    fn eligible(&self) -> bool {
+        let fenced = matches!(self.state, State::Fenced(_) | State::Stopped);
+        self.fit && !fenced && self.now >= self.unfit_until
+    }
+
+    fn may_pair(&self) -> bool {
+        self.want.formed || self.may_form
+    }
+
+    /// How long nothing was heard while awake and listening (R13).
+    fn silence(&self) -> Span {
+        self.now.since(self.silent_since())
+    }
+
+    fn silent_since(&self) -> Mono {
+        self.peer.map_or(self.listening, |peer| peer.heard.max(self.listening))
+    }
+
+    fn silent(&self) -> bool {
+        self.silence() >= self.timing().silence()
+    }
+
+    /// The peer is there, and it hears this life of this node.
+    fn two_way(&self) -> Option<Peer> {
+        self.peer.filter(|peer| {
+            let fresh = self.timing().parts().lease;
+            self.now.since(peer.heard) < self.timing().silence()
+                && peer.echoed.is_some_and(|sent| self.now.since(sent) < fresh)
+        })
+    }
+
+    fn vip(&self) -> (Answerer, Span) {
+        let silent = self.probe.rounds_unanswered >= speak::PROBE_ROUNDS;
+        let answer = if silent { Answerer::Nobody } else { self.probe.answer };
+        (answer, self.now.since(self.probe.at))
+    }
+
+    fn peer_view(&self) -> Option<PeerView> {
+        self.peer.map(|peer| PeerView {
+            role: peer.beat.role,
+            epoch: match peer.beat.claim {
+                Claim::Primary(epoch) => epoch,
+                Claim::None | Claim::Candidate(_) => peer.beat.highest,
+            },
+            age: self.now.since(peer.heard),
+            echoed: peer.echoed.map(|sent| self.now.since(sent)),
+            eligible: peer.beat.eligible,
+            maintenance: peer.beat.maintenance,
+        })
+    }
+
+    fn observe(&self) -> Observation {
+        let hour = self.moves.iter().filter(|at| self.now.since(**at) < HOUR).count();
+        let last = self.moves.last().copied().unwrap_or(self.started);
+        Observation {
+            side: self.options.side,
+            role: self.state.role(),
+            epoch: self.epoch(),
+            in_role: self.now.since(self.since),
+            eligible: self.eligible(),
+            maintenance: self.want.maintenance,
+            was_primary: self.want.was_primary,
+            peer: self.peer_view(),
+            vip: self.vip(),
+            since_change: self.now.since(last),
+            changes_last_hour: u16::try_from(hour).unwrap_or(u16::MAX),
+            stall_max: self.stall_max,
+        }
+    }
+
+    /// What the outside may see, as of `now`.
+    #[must_use]
+    pub fn view(&self, now: Mono) -> View {
+        let left = |until: Mono| until.since(now);
+        let reign = self.state.reign();
+        let heard = self.peer.is_some_and(|p| now.since(p.heard) < self.timing().silence());
+        let beat = self.peer.map(|peer| peer.beat);
+        let serves = matches!(self.state.role(), Role::Primary | Role::Draining);
+        let heir = if serves { beat.is_some_and(|b| b.eligible) } else { self.eligible() };
+        View {
+            role: self.state.role(),
+            epoch: self.epoch(),
+            since: self.since,
+            peer_lease: reign.map_or(Span::ZERO, |r| left(r.peer_until)),
+            own_lease: reign.map_or(Span::ZERO, |r| left(r.own_until)),
+            promise: left(self.promise),
+            level: Level::of(Facts {
+                role: self.state.role(),
+                formed: self.want.formed,
+                maintenance: self.want.maintenance || beat.is_some_and(|b| b.maintenance),
+                heir_eligible: heir,
+                peer_heard: heard,
+                peer_serves: beat.is_some_and(|b| {
+                    matches!(b.role, PeerRole::Primary | PeerRole::Draining)
+                }),
+                leased_by_peer: reign.is_some_and(|r| r.peer_until > now),
+                links_live: self.links_live,
+            }),
+            peer: self.peer_view(),
+            maintenance: self.want.maintenance,
+            wants_operator: self.wants_operator,
+            wants_license: self.peer.is_some() && !self.may_pair(),
+            fenced: matches!(self.state, State::Fenced(_)),
+            alarms: self.alarms.clone(),
+            stall_max: self.stall_max,
+            vip: self.vip(),
+        }
+    }
+}

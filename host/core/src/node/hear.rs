@@ -1,0 +1,224 @@
+//! What a beat of the peer changes: grants, leases, handovers, meetings of two primaries.
+
+use super::{Node, Owed, Peer};
+use crate::beat::{Beat, Claim, Echo};
+use crate::effect::{Alarm, Effect, Note, Why};
+use crate::epoch::Epoch;
+use crate::state::{After, Next, Reign, State};
+use crate::time::{Mono, Span};
+use crate::timing::promise;
+use alloc::vec::Vec;
+
+impl Node {
+    pub(super) fn hear(&mut self, beat: Beat, fx: &mut Vec<Effect>) {
+        let known = self.peer.filter(|peer| peer.beat.boot == beat.boot);
+        if let Some(peer) = &mut self.peer
+            && known.is_some_and(|known| known.beat.n >= beat.n)
+        {
+            peer.heard = self.now;
+            return;
+        }
+        if known.is_none() {
+            self.owed = None;
+            if self.peer.is_some() {
+                fx.push(Effect::Note(Note::PeerBoot(beat.boot)));
+            }
+        }
+        let mut peer =
+            Peer { beat, heard: self.now, echoed: known.and_then(|known| known.echoed) };
+        let confirmed = beat.echo.filter(|echo| echo.boot == self.boot);
+        let sent = confirmed.and_then(|echo| self.sent.at(echo.n));
+        peer.echoed = peer.echoed.max(sent);
+        self.peer = Some(peer);
+        self.echo = Some(Echo { boot: beat.boot, n: beat.n, granted: Epoch::NONE });
+        let differ = beat.lease != self.timing().parts().lease || beat.slack != self.slack;
+        self.alarm(Alarm::TimersDiffer, differ, fx);
+        self.alarm(Alarm::HeartbeatPathCut, false, fx);
+
+        if let (Some(echo), Some(sent)) = (confirmed, sent) {
+            self.leased(echo.granted, sent, fx);
+        }
+        if let Some((low, high)) = beat.met {
+            self.meet(low, high, fx);
+        }
+        self.hear_highest(&beat);
+        self.hear_claim(&beat, fx);
+        self.hear_hand(&beat, fx);
+        if beat.reserve.minted_by() == Some(self.options.side)
+            && beat.reserve > self.want.highest
+            && self.state.idle()
+        {
+            self.want.reserved = self.want.reserved.max(beat.reserve);
+        }
+    }
+
+    /// R3: the lease counts from the sending of the beat that was confirmed.
+    fn leased(&mut self, granted: Epoch, sent: Mono, fx: &mut Vec<Effect>) {
+        let until = sent + self.timing().granted();
+        match &mut self.state {
+            State::Primary(reign) | State::Draining { reign, .. } => {
+                if granted != reign.epoch || until <= reign.peer_until || until <= self.now {
+                    return;
+                }
+                let before = reign.until();
+                reign.peer_until = until;
+                reign.alone = false;
+                let (after, next) = (reign.until(), &mut reign.next);
+                if next.is_some_and(|next| next.alone) {
+                    *next = None;
+                }
+                self.want.formed = true;
+                if after > before {
+                    fx.push(Effect::Renew { until: after });
+                }
+                self.set_paired(true, fx);
+            }
+            State::Electing { epoch, .. } => {
+                let epoch = *epoch;
+                if granted == epoch && until > self.now {
+                    self.want.formed = true;
+                    self.reign(Reign::under_peer(epoch, until), Why::Won, fx);
+                }
+            }
+            State::Joining
+            | State::Standby
+            | State::Claiming { .. }
+            | State::Accepting { .. }
+            | State::Closing(_)
+            | State::HandedOver { .. }
+            | State::Fenced(_)
+            | State::Stopped => {}
+        }
+    }
+
+    /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it.
+    fn hear_highest(&mut self, beat: &Beat) {
+        let own = self.want.highest;
+        let side = self.options.side;
+        if matches!(beat.claim, Claim::Primary(_)) {
+            return;
+        }
+        match &mut self.state {
+            State::Primary(reign) => {
+                let target = reign.next.map_or(reign.epoch, |next| next.epoch);
+                if beat.highest > target {
+                    let epoch = own.max(beat.highest).next_of(side);
+                    let alone = reign.next.is_some_and(|next| next.alone);
+                    reign.next = Some(Next { epoch, alone });
+                    self.want.highest = epoch;
+                }
+            }
+            State::Joining
+            | State::Standby
+            | State::Electing { .. }
+            | State::Claiming { .. }
+            | State::Accepting { .. }
+            | State::Draining { .. }
+            | State::Closing(_)
+            | State::HandedOver { .. }
+            | State::Fenced(_)
+            | State::Stopped => {}
+        }
+    }
+
+    /// R2, R14: what a claim of the peer does to this node.
+    fn hear_claim(&mut self, beat: &Beat, fx: &mut Vec<Effect>) {
+        let (epoch, reigns) = match beat.claim {
+            Claim::None => return,
+            Claim::Candidate(epoch) => (epoch, false),
+            Claim::Primary(epoch) => (epoch, true),
+        };
+        let foreign = epoch.minted_by() != Some(self.options.side.other());
+        self.alarm(Alarm::ForeignEpoch, foreign, fx);
+        if foreign {
+            return;
+        }
+        if let Some(reign) = self.state.reign().copied() {
+            if !reigns {
+                return;
+            }
+            self.meet(reign.epoch, epoch, fx);
+            if epoch < reign.epoch {
+                return;
+            }
+            self.let_go(After::Standby, Why::HigherEpoch(epoch), fx);
+        }
+        if epoch < self.want.highest || !self.may_pair() || self.state == State::Stopped {
+            return;
+        }
+        let lease_and_slack = beat.lease + beat.slack;
+        self.owed = Some(Owed { epoch, boot: beat.boot, n: beat.n, lease_and_slack });
+        self.want.highest = epoch;
+        self.want.promised = self.want.promised.max(lease_and_slack);
+        self.want.was_primary = false;
+    }
+
+    /// Two primaries met: remembered until the split-brain policy has ruled; whoever still serves announces again.
+    fn meet(&mut self, one: Epoch, other: Epoch, fx: &mut Vec<Effect>) {
+        let met = (one.min(other), one.max(other));
+        if self.ruled == Some(met) || self.met.is_some_and(|(low, high, _)| (low, high) == met) {
+            return;
+        }
+        self.met = Some((met.0, met.1, self.now));
+        fx.push(Effect::Note(Note::Met { low: met.0, high: met.1 }));
+        if self.state.reign().is_some_and(|reign| reign.epoch >= met.1) {
+            fx.push(Effect::Announce);
+        }
+    }
+
+    /// The grant itself: durable, gate closed, every other hope forfeited (R2).
+    pub(super) fn grant(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let Some(owed) = self.owed else { return false };
+        let durable =
+            self.disk.highest >= owed.epoch && self.disk.promised >= owed.lease_and_slack;
+        if !durable || self.state.gate_may_be_open() {
+            return false;
+        }
+        self.owed = None;
+        self.promise = self.promise.max(self.now + promise(owed.lease_and_slack));
+        self.echo = Some(Echo { boot: owed.boot, n: owed.n, granted: owed.epoch });
+        self.want.formed = true;
+        match self.state {
+            State::Standby | State::Fenced(_) | State::Stopped => {}
+            State::Joining
+            | State::Electing { .. }
+            | State::Claiming { .. }
+            | State::Accepting { .. } => self.turn(State::Standby, Why::Granted, fx),
+            State::HandedOver { stop, .. } => {
+                self.order_done(Ok(()), fx);
+                self.turn(State::Standby, Why::HandingOver, fx);
+                if stop {
+                    self.speak(fx);
+                    self.stop(fx);
+                    return true;
+                }
+            }
+            State::Primary(_) | State::Draining { .. } | State::Closing(_) => {
+                unreachable!("gate may be open")
+            }
+        }
+        self.speak(fx);
+        true
+    }
+
+    /// R10: a hand is a grant with an expiry, for an epoch of our own parity.
+    fn hear_hand(&mut self, beat: &Beat, fx: &mut Vec<Effect>) {
+        let Some(hand) = beat.hand else { return };
+        let sent = self.sent.at(hand.n).filter(|_| hand.boot == self.boot);
+        let until = sent.map_or(Mono::ZERO, |sent| sent + self.timing().granted());
+        let ours = hand.epoch.minted_by() == Some(self.options.side);
+        if !ours || hand.epoch <= self.want.highest || until <= self.now || !self.state.idle() {
+            return;
+        }
+        self.want.highest = hand.epoch;
+        self.owed = None;
+        self.turn(State::Accepting { epoch: hand.epoch, until }, Why::HandedOver, fx);
+    }
+
+    /// The promise that the sender of a hand makes: the receiver may serve that long.
+    pub(super) fn hand_promise(&self) -> Span {
+        let parts = self.timing().parts();
+        let own = parts.lease + self.slack;
+        promise(self.peer.map_or(own, |peer| own.max(peer.beat.lease + peer.beat.slack)))
+    }
+}

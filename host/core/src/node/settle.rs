@@ -1,0 +1,249 @@
+//! Timers and conditions: what the state itself calls for, whatever event came last.
+
+use super::Node;
+use crate::beat::{Claim, PeerRole};
+use crate::effect::{Effect, Note, PersistId, Why};
+use crate::event::Refusal;
+use crate::state::{After, Reign, Resume, State};
+use crate::time::Span;
+use alloc::vec::Vec;
+
+/// A claim whose epoch is not durable after this many leases is given up.
+const CLAIM_LEASES: u64 = 4;
+
+impl Node {
+    /// Does the first thing that is due; true when it should be called again.
+    pub(super) fn settle(&mut self, fx: &mut Vec<Effect>) -> bool {
+        self.orders_settled(fx);
+        self.write(fx)
+            || self.grant(fx)
+            || self.settle_state(fx)
+            || self.ask_what_is_due(fx)
+            || self.probe_vip(fx)
+            || self.beat_due(fx)
+    }
+
+    fn write(&mut self, fx: &mut Vec<Effect>) -> bool {
+        if self.want == self.disk || self.writing.is_some() || self.now < self.write_again {
+            return false;
+        }
+        self.persists += 1;
+        let id = PersistId(self.persists);
+        self.writing = Some((id, self.want));
+        fx.push(Effect::Persist(id, self.want));
+        true
+    }
+
+    fn beat_due(&mut self, fx: &mut Vec<Effect>) -> bool {
+        if self.now < self.next_beat || self.state == State::Stopped {
+            return false;
+        }
+        self.speak(fx);
+        true
+    }
+
+    fn settle_state(&mut self, fx: &mut Vec<Effect>) -> bool {
+        match self.state {
+            State::Joining | State::Standby => self.elect(fx),
+            State::Electing { epoch, until, asked } => {
+                if !asked && self.disk.highest >= epoch {
+                    self.state = State::Electing { epoch, until, asked: true };
+                    self.speak(fx);
+                    return true;
+                }
+                self.give_up_if(self.now >= until, Resume::Standby, Why::Outvoted, fx)
+            }
+            State::Claiming { epoch, until, from } => {
+                if !self.silent() || self.promise > self.now {
+                    return self.give_up_if(true, from, Why::SilenceBroken, fx);
+                }
+                if self.disk.highest >= epoch {
+                    let own = self.now + self.timing().self_granted();
+                    self.reign(Reign::by_verdict(epoch, own), Why::Verdict(TAKE_OVER), fx);
+                    return true;
+                }
+                self.give_up_if(self.now >= until, from, Why::Disk, fx)
+            }
+            State::Accepting { epoch, until } => {
+                if self.now >= until {
+                    return self.give_up_if(true, Resume::Standby, Why::Disk, fx);
+                }
+                if self.disk.highest.max(self.disk.reserved) >= epoch {
+                    self.reign(Reign::under_peer(epoch, until), Why::HandedOver, fx);
+                    return true;
+                }
+                false
+            }
+            State::Primary(reign) => self.settle_reign(reign, fx),
+            State::Draining { .. } => self.settle_draining(fx),
+            State::HandedOver { give_up, stop, .. } => {
+                if self.now < give_up {
+                    return false;
+                }
+                self.order_done(Err(Refusal::NotTaken), fx);
+                if stop {
+                    self.stop(fx);
+                } else {
+                    self.turn(State::Standby, Why::NotTaken, fx);
+                }
+                true
+            }
+            State::Closing(_) | State::Stopped => false,
+            State::Fenced(_) => {
+                if self.disk.fenced.is_none() {
+                    self.turn(State::Joining, Why::Operator, fx);
+                    self.order_done(Ok(()), fx);
+                    return true;
+                }
+                false
+            }
+        }
+    }
+
+    fn give_up_if(&mut self, now: bool, to: Resume, why: Why, fx: &mut Vec<Effect>) -> bool {
+        if !now {
+            return false;
+        }
+        let back = match to {
+            Resume::Joining => State::Joining,
+            Resume::Standby => State::Standby,
+        };
+        self.turn(back, why, fx);
+        self.elect_again = self.now + self.timing().parts().lease;
+        self.order_done(Err(Refusal::PeerPresent), fx);
+        true
+    }
+
+    /// R5: both nodes see each other, none is primary: the preferred one asks for a grant, without a wait.
+    fn elect(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let Some(peer) = self.two_way() else { return false };
+        let idle = matches!(peer.beat.role, PeerRole::Joining | PeerRole::Standby);
+        let free = idle && peer.beat.claim == Claim::None && self.owed.is_none();
+        if !free || !self.eligible() || !self.may_pair() || self.now < self.elect_again {
+            return false;
+        }
+        let me = self.options.side;
+        let mine = (
+            true,
+            self.state == State::Standby,
+            self.want.highest,
+            self.want.highest.minted_by() == Some(me),
+            self.options.preferred,
+            me == crate::epoch::Side::A,
+        );
+        let peers = (
+            peer.beat.eligible,
+            peer.beat.role == PeerRole::Standby,
+            peer.beat.highest,
+            peer.beat.highest.minted_by() == Some(me.other()),
+            self.options.peer_preferred,
+            me == crate::epoch::Side::B,
+        );
+        if mine <= peers {
+            return false;
+        }
+        let epoch = self.want.highest.max(self.want.reserved).max(peer.beat.highest).next_of(me);
+        self.want.highest = epoch;
+        let until = self.now + self.timing().parts().lease.times(2);
+        self.turn(State::Electing { epoch, until, asked: false }, Why::Elected, fx);
+        true
+    }
+
+    /// A new number for the reign is durable: going alone without an arbiter, or R11.
+    fn settle_reign(&mut self, reign: Reign, fx: &mut Vec<Effect>) -> bool {
+        let Some(next) = reign.next.filter(|next| self.disk.highest >= next.epoch) else {
+            return false;
+        };
+        let alone = next.alone && self.silent();
+        let own = self.now + self.timing().self_granted();
+        if let State::Primary(reign) = &mut self.state {
+            reign.next = None;
+            reign.epoch = next.epoch;
+            if alone {
+                reign.alone = true;
+                reign.own_until = own;
+                let until = reign.until();
+                fx.push(Effect::Renew { until });
+                self.set_paired(false, fx);
+            }
+            fx.push(Effect::Note(Note::Epoch(next.epoch)));
+            self.speak(fx);
+        }
+        true
+    }
+
+    /// Both nodes have the next epoch durable, or patience ends: close the gate, then hand over.
+    fn settle_draining(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let State::Draining { reign, to, patience, stop } = self.state else { return false };
+        let Some(peer) = self.peer.filter(|_| !self.silent()) else {
+            return self.abandon_draining(reign, stop, fx);
+        };
+        if peer.beat.highest >= to {
+            return self.abandon_draining(reign, stop, fx);
+        }
+        let ready = peer.beat.reserved >= to || self.now >= patience;
+        if !ready || self.disk.highest < to {
+            return false;
+        }
+        self.let_go(After::Hand { epoch: to, stop }, Why::HandingOver, fx);
+        true
+    }
+
+    fn abandon_draining(&mut self, reign: Reign, stop: bool, fx: &mut Vec<Effect>) -> bool {
+        self.turn(State::Primary(reign), Why::NotTaken, fx);
+        self.order_done(Err(Refusal::NotTaken), fx);
+        if stop {
+            self.let_go(After::Stop, Why::Stop, fx);
+        }
+        true
+    }
+
+    /// Starts an alone claim: durable epoch first, then the conditions once more (R13).
+    pub(super) fn claim_alone(&mut self, fx: &mut Vec<Effect>) {
+        let from = match self.state {
+            State::Joining => Resume::Joining,
+            State::Standby => Resume::Standby,
+            State::Electing { .. }
+            | State::Claiming { .. }
+            | State::Accepting { .. }
+            | State::Primary(_)
+            | State::Draining { .. }
+            | State::Closing(_)
+            | State::HandedOver { .. }
+            | State::Fenced(_)
+            | State::Stopped => return,
+        };
+        if !self.silent() || self.promise > self.now {
+            return;
+        }
+        let known = self.peer.map_or(self.want.highest, |peer| peer.beat.highest);
+        let epoch =
+            self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
+        self.want.highest = epoch;
+        self.owed = None;
+        let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);
+        self.turn(State::Claiming { epoch, until, from }, Why::Verdict(TAKE_OVER), fx);
+    }
+
+    /// Starts a planned handover: the next epoch of the peer's parity, durable on both nodes first.
+    pub(super) fn drain(&mut self, stop: bool, fx: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let State::Primary(reign) = self.state else { return Err(Refusal::NotPrimary) };
+        let peer = self.two_way().ok_or(Refusal::PeerAbsent)?;
+        if peer.beat.role != PeerRole::Standby || reign.peer_until <= self.now {
+            return Err(Refusal::PeerAbsent);
+        }
+        if !peer.beat.eligible || (peer.beat.maintenance && !stop) {
+            return Err(Refusal::PeerNotEligible);
+        }
+        let known = self.want.highest.max(peer.beat.highest).max(peer.beat.reserved);
+        let to = known.next_of(self.options.side.other());
+        self.want.highest = to;
+        let patience = self.now + Span(self.timing().parts().lease.0 / 2);
+        let reign = Reign { next: None, ..reign };
+        self.turn(State::Draining { reign, to, patience, stop }, Why::HandingOver, fx);
+        self.speak(fx);
+        Ok(())
+    }
+}
+
+const TAKE_OVER: crate::event::Intent = crate::event::Intent::TakeOver;

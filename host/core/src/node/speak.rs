@@ -1,0 +1,179 @@
+//! What this node says, when, and when it wants to run again.
+
+use super::Node;
+use crate::beat::{Beat, Claim, Hand, PeerRole};
+use crate::effect::Effect;
+use crate::epoch::Epoch;
+use crate::state::{After, State};
+use crate::time::{Mono, Span};
+use alloc::vec::Vec;
+
+/// Rounds without an answer after which nobody answers on the VIP.
+pub(super) const PROBE_ROUNDS: u8 = 3;
+
+impl Node {
+    /// Sends one beat; an alone primary renews its own lease by it (R13).
+    pub(super) fn speak(&mut self, fx: &mut Vec<Effect>) {
+        if self.state == State::Stopped {
+            return;
+        }
+        let (silent, own) = (self.silent(), self.now + self.timing().self_granted());
+        if let Some(reign) = self.state.reign_mut()
+            && reign.alone
+            && silent
+            && own > reign.own_until
+        {
+            let before = reign.until();
+            reign.own_until = own;
+            if reign.until() > before {
+                fx.push(Effect::Renew { until: reign.until() });
+            }
+        }
+        if matches!(self.state, State::HandedOver { .. }) {
+            self.promise = self.promise.max(self.now + self.hand_promise());
+        }
+        self.n += 1;
+        self.sent.record(self.n, self.now);
+        self.next_beat = self.now + self.pace();
+        fx.push(Effect::Send(self.beat()));
+    }
+
+    fn beat(&self) -> Beat {
+        let (claim, hand, reserve) = match self.state {
+            State::Electing { epoch, asked: true, .. } => {
+                (Claim::Candidate(epoch), None, Epoch::NONE)
+            }
+            State::Primary(reign) => (Claim::Primary(reign.epoch), None, Epoch::NONE),
+            State::Draining { reign, to, .. } => (Claim::Primary(reign.epoch), None, to),
+            State::HandedOver { epoch, .. } => (Claim::None, self.hand(epoch), Epoch::NONE),
+            State::Joining
+            | State::Standby
+            | State::Electing { .. }
+            | State::Claiming { .. }
+            | State::Accepting { .. }
+            | State::Closing(_)
+            | State::Fenced(_)
+            | State::Stopped => (Claim::None, None, Epoch::NONE),
+        };
+        Beat {
+            boot: self.boot,
+            n: self.n,
+            role: PeerRole::from(self.state.role()),
+            claim,
+            highest: self.want.highest,
+            lease: self.timing().parts().lease,
+            slack: self.slack,
+            echo: self.echo,
+            hand,
+            reserve,
+            reserved: self.disk.reserved,
+            met: self.met.map(|(low, high, _)| (low, high)),
+            eligible: self.eligible(),
+            maintenance: self.want.maintenance,
+        }
+    }
+
+    fn hand(&self, epoch: Epoch) -> Option<Hand> {
+        self.peer.map(|peer| Hand { epoch, boot: peer.beat.boot, n: peer.beat.n })
+    }
+
+    /// Beats get denser while an answer is awaited: a lossy link must not look like a dead peer.
+    fn pace(&self) -> Span {
+        let timing = self.timing();
+        let dense = match &self.state {
+            State::Electing { .. } | State::HandedOver { .. } | State::Accepting { .. } => true,
+            State::Primary(reign) | State::Draining { reign, .. } => {
+                let fresh = timing.granted().minus(timing.beat().scaled(6, 5));
+                reign.peer_until > self.now && reign.peer_until.since(self.now) < fresh
+            }
+            State::Joining
+            | State::Standby
+            | State::Claiming { .. }
+            | State::Closing(_)
+            | State::Fenced(_)
+            | State::Stopped => false,
+        };
+        if dense { timing.dense_beat() } else { timing.beat() }
+    }
+
+    /// The standby probes the VIP in the last part of its promise and while it waits for it to fall silent.
+    pub(super) fn probe_vip(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let from = Mono(self.promise.0.saturating_sub(self.slack.scaled(3, 5).0));
+        let due = self.state == State::Standby
+            && self.silent()
+            && self.now >= from
+            && self.now >= self.probe.next;
+        if !due {
+            return false;
+        }
+        if self.now.since(self.probe.at) > self.timing().parts().lease {
+            self.probe.rounds_unanswered = 0;
+        }
+        self.probe.rounds_unanswered = self.probe.rounds_unanswered.saturating_add(1);
+        if self.probe.rounds_unanswered >= PROBE_ROUNDS {
+            self.probe.at = self.now;
+        }
+        let step = if self.now < self.promise {
+            self.slack.scaled(1, 5).max(Span::ms(1))
+        } else {
+            self.timing().beat()
+        };
+        self.probe.next = self.now + step;
+        fx.push(Effect::Probe);
+        true
+    }
+
+    /// When the node wants to run again at the latest; `None` once it has stopped.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        if self.state == State::Stopped {
+            return None;
+        }
+        let mut due = self.next_beat;
+        let mut at = |candidate: Mono| {
+            if candidate > self.now {
+                due = due.min(candidate);
+            }
+        };
+        at(self.promise);
+        at(self.silent_since() + self.timing().silence());
+        at(self.ask_again);
+        at(self.review);
+        if let Some(pending) = self.pending {
+            at(pending.deadline);
+        }
+        if self.want != self.disk {
+            at(self.write_again);
+        }
+        if let Some((_, _, met)) = self.met {
+            at(met + self.timing().parts().lease);
+        }
+        match &self.state {
+            State::Joining => {
+                at(self.elect_again);
+                at(self.since + self.timing().parts().join_timeout);
+            }
+            State::Standby => {
+                at(self.elect_again);
+                at(self.probe.next);
+                at(Mono(self.promise.0.saturating_sub(self.slack.scaled(3, 5).0)));
+            }
+            State::Electing { until, .. }
+            | State::Claiming { until, .. }
+            | State::Accepting { until, .. } => at(*until),
+            State::Primary(reign) => {
+                at(reign.until());
+                at(self.alone_question(reign));
+            }
+            State::Draining { reign, patience, .. } => {
+                at(reign.until());
+                at(*patience);
+            }
+            State::HandedOver { give_up, .. } => at(*give_up),
+            State::Closing(After::Standby | After::Joining | After::Hand { .. } | After::Stop)
+            | State::Fenced(_)
+            | State::Stopped => {}
+        }
+        Some(due)
+    }
+}

@@ -1,0 +1,353 @@
+//! Two cores, two one-way links, two disks and two gates on one event queue: no thread, no clock, no randomness of its own.
+#![allow(dead_code, reason = "each test binary uses its own part of the harness")]
+
+use staffetta_core::{
+    Answerer, Ask, Beat, Boot, Durable, Effect, Event, Intent, Mono, Node, Note, Options, Order,
+    Question, Role, Side, Span, Timing, TimingParts, Verdict,
+};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// How late the kernel may close a gate; must stay below the slack in the beats.
+const GATE_LATE: Span = Span::ms(4);
+const POLICY_TAKES: Span = Span::ms(1);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Says {
+    BuiltIn,
+    Hold,
+    Nothing,
+    Late,
+    TakeOver,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    Takes(Span),
+    Fails,
+}
+
+#[derive(Debug)]
+enum Due {
+    Run(usize, u64),
+    Frame { to: usize, beat: Beat },
+    Persisted { at: usize, life: u64, id: staffetta_core::PersistId, record: Durable },
+    PersistFailed { at: usize, life: u64, id: staffetta_core::PersistId },
+    Answer { at: usize, life: u64, ask: Box<Ask> },
+    Deliver { at: usize, life: u64, event: Event },
+}
+
+pub(crate) struct Seat {
+    node: Option<Node>,
+    life: u64,
+    disk: Durable,
+    pub(crate) disk_takes: Disk,
+    pub(crate) says: Says,
+    /// Rate of this node's clock, parts per million off.
+    pub(crate) ppm: i64,
+    frozen: bool,
+    waiting: Vec<Event>,
+    /// The kernel's gate in real time: survives the process.
+    pub(crate) gate_until: Mono,
+    next_run: u64,
+    pub(crate) exited: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) now: Mono,
+    queue: BTreeMap<(Mono, u64), Due>,
+    seq: u64,
+    pub(crate) seats: [Seat; 2],
+    /// `cut[from]`: frames from that seat are lost.
+    pub(crate) cut: [bool; 2],
+    /// The nodes see each other on the service network.
+    pub(crate) lan: bool,
+    pub(crate) delay: Span,
+    timing: Timing,
+    slack: Span,
+    pub(crate) trace: String,
+    pub(crate) dual: Span,
+    last_check: Mono,
+    pub(crate) primaries: u64,
+    pub(crate) refused: Vec<staffetta_core::Refusal>,
+}
+
+pub(crate) fn timing(beat: u64, lease: u64, delay: u64, slack: u64) -> Timing {
+    Timing::new(TimingParts {
+        beat: Span::ms(beat),
+        lease: Span::ms(lease),
+        delay: Span::ms(delay),
+        slack: Span::ms(slack),
+        policy_deadline: Span::ms(40),
+        join_timeout: Span::ms(10_000),
+        stop_budget: Span::ms(3_000),
+    })
+    .unwrap()
+}
+
+fn seat() -> Seat {
+    Seat {
+        node: None,
+        life: 0,
+        disk: Durable::default(),
+        disk_takes: Disk::Takes(Span::ms(2)),
+        says: Says::BuiltIn,
+        ppm: 0,
+        frozen: false,
+        waiting: Vec::new(),
+        gate_until: Mono::ZERO,
+        next_run: 0,
+        exited: false,
+    }
+}
+
+impl World {
+    pub(crate) fn new(timing: Timing) -> World {
+        World {
+            now: Mono::ZERO,
+            queue: BTreeMap::new(),
+            seq: 0,
+            seats: [seat(), seat()],
+            cut: [false, false],
+            lan: true,
+            delay: Span(200_000),
+            timing,
+            slack: timing.parts().slack,
+            trace: String::new(),
+            dual: Span::ZERO,
+            last_check: Mono::ZERO,
+            primaries: 0,
+            refused: Vec::new(),
+        }
+    }
+
+    fn at(&mut self, when: Mono, due: Due) {
+        self.seq += 1;
+        self.queue.insert((when.max(self.now), self.seq), due);
+    }
+
+    /// The node's own clock: real time, off by its rate.
+    fn clock(&self, i: usize) -> Mono {
+        let off = i128::from(self.now.0) * i128::from(self.seats[i].ppm) / 1_000_000;
+        Mono(u64::try_from(i128::from(self.now.0) + off).unwrap())
+    }
+
+    fn real(&self, i: usize, local: Mono) -> Mono {
+        let rate = 1_000_000 + i128::from(self.seats[i].ppm);
+        Mono(u64::try_from(i128::from(local.0) * 1_000_000 / rate).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn boot(&mut self, i: usize) {
+        let now = self.clock(i);
+        let seat = &mut self.seats[i];
+        seat.life += 1;
+        seat.exited = false;
+        // A VIP left over from a former life is removed before anything else.
+        seat.gate_until = self.now;
+        let options = Options {
+            side: if i == 0 { Side::A } else { Side::B },
+            preferred: false,
+            peer_preferred: false,
+            timing: self.timing,
+        };
+        let id = seat.life * 2 + i as u64 + 1_000;
+        let boot = Boot { id, now, disk: seat.disk, slack: self.slack };
+        seat.node = Some(Node::new(options, boot));
+        self.say(i, "boots");
+        self.feed(i, Event::License { may_form: true, may_plan: true });
+        self.feed(i, Event::Links(2));
+    }
+
+    pub(crate) fn crash(&mut self, i: usize) {
+        self.seats[i].node = None;
+        self.seats[i].waiting.clear();
+        self.seats[i].frozen = false;
+        self.say(i, "crashes");
+    }
+
+    pub(crate) fn freeze(&mut self, i: usize) {
+        self.seats[i].frozen = true;
+        self.say(i, "freezes");
+    }
+
+    pub(crate) fn thaw(&mut self, i: usize) {
+        self.seats[i].frozen = false;
+        self.say(i, "thaws");
+        let waiting = std::mem::take(&mut self.seats[i].waiting);
+        for event in waiting {
+            self.feed(i, event);
+        }
+        self.feed(i, Event::Tick);
+    }
+
+    pub(crate) fn order(&mut self, i: usize, order: Order) {
+        self.feed(i, Event::Order(order));
+    }
+
+    pub(crate) fn feed(&mut self, i: usize, event: Event) {
+        if self.seats[i].frozen {
+            if matches!(event, Event::Tick) {
+                return;
+            }
+            self.seats[i].waiting.push(event);
+            return;
+        }
+        let now = self.clock(i);
+        let Some(node) = &mut self.seats[i].node else { return };
+        let effects = node.step(now, event);
+        let due = node.deadline();
+        let life = self.seats[i].life;
+        for effect in effects {
+            self.carry_out(i, life, effect);
+        }
+        if let Some(due) = due {
+            self.seats[i].next_run += 1;
+            let run = self.seats[i].next_run;
+            let when = self.real(i, due) + Span(1_000);
+            self.at(when, Due::Run(i, run));
+        }
+    }
+
+    fn carry_out(&mut self, i: usize, life: u64, effect: Effect) {
+        match effect {
+            Effect::Send(beat) => {
+                if !self.cut[i] {
+                    self.at(self.now + self.delay, Due::Frame { to: 1 - i, beat });
+                }
+            }
+            Effect::Persist(id, record) => match self.seats[i].disk_takes {
+                Disk::Takes(span) => {
+                    self.at(self.now + span, Due::Persisted { at: i, life, id, record });
+                }
+                Disk::Fails => self.at(self.now, Due::PersistFailed { at: i, life, id }),
+            },
+            Effect::Claim { until, .. } => {
+                self.seats[i].gate_until = self.real(i, until) + GATE_LATE;
+                self.at(self.now, Due::Deliver { at: i, life, event: Event::Claimed });
+            }
+            Effect::Renew { until } => {
+                self.seats[i].gate_until = self.real(i, until) + GATE_LATE;
+            }
+            Effect::Release => {
+                self.seats[i].gate_until = self.now;
+                self.at(self.now, Due::Deliver { at: i, life, event: Event::Released });
+            }
+            Effect::Announce => self.say(i, "announces again"),
+            Effect::Probe => {
+                if self.lan && self.seats[1 - i].gate_until > self.now {
+                    let event = Event::Probed(Answerer::Peer);
+                    self.at(self.now + self.delay, Due::Deliver { at: i, life, event });
+                }
+            }
+            Effect::Ask(ask) => {
+                let ask = Box::new(ask);
+                self.at(self.now + POLICY_TAKES, Due::Answer { at: i, life, ask });
+            }
+            Effect::Exit => {
+                self.say(i, "exits");
+                self.seats[i].node = None;
+                self.seats[i].exited = true;
+            }
+            Effect::OrderDone(result) => {
+                self.say(i, &format!("order: {result:?}"));
+                self.refused.extend(result.err());
+            }
+            Effect::Note(note) => self.note(i, &note),
+        }
+    }
+
+    fn note(&mut self, i: usize, note: &Note) {
+        let text = match note {
+            Note::Role { from, to, epoch, why } => {
+                self.primaries += u64::from(*to == Role::Primary);
+                format!("{from:?} -> {to:?} {epoch} ({why:?})")
+            }
+            Note::Stall(late) => format!("stalled {} ms", late.as_ms()),
+            other => format!("{other:?}"),
+        };
+        self.say(i, &text);
+    }
+
+    fn say(&mut self, i: usize, text: &str) {
+        let name = if i == 0 { 'A' } else { 'B' };
+        let ms = self.now.0 / 1_000_000;
+        writeln!(self.trace, "{ms:>6} {name} {text}").unwrap();
+    }
+
+    fn answer(&mut self, i: usize, life: u64, ask: &Ask) {
+        if self.seats[i].life != life {
+            return;
+        }
+        let built_in = match ask.question {
+            Question::Start if ask.seen.was_primary => Intent::TakeOver,
+            Question::Start => Intent::AskOperator,
+            Question::PeerSilent if ask.seen.vip.0 == Answerer::Peer => Intent::Hold,
+            Question::PeerSilent => Intent::TakeOver,
+            Question::GoOnAlone => Intent::GoOnAlone,
+            Question::Switchover => Intent::HandOver,
+            Question::Review | Question::SplitBrain { .. } => Intent::Hold,
+        };
+        let intent = match self.seats[i].says {
+            Says::BuiltIn => built_in,
+            Says::Hold => Intent::Hold,
+            Says::TakeOver => Intent::TakeOver,
+            Says::Nothing => return self.feed(i, Event::Unanswered(ask.id)),
+            Says::Late => return,
+        };
+        let recheck = (intent == Intent::Hold).then_some(Span::ms(100));
+        self.feed(i, Event::Answered(ask.id, Verdict { intent, recheck }));
+    }
+
+    /// Runs until `end`; both gates are compared at every event.
+    pub(crate) fn run_until(&mut self, end: Mono) {
+        while let Some((&(when, seq), _)) = self.queue.first_key_value() {
+            if when > end {
+                break;
+            }
+            let due = self.queue.remove(&(when, seq)).unwrap();
+            self.pass_to(when);
+            match due {
+                Due::Run(i, run) if self.seats[i].next_run == run => self.feed(i, Event::Tick),
+                Due::Run(..) => {}
+                Due::Frame { to, beat } => self.feed(to, Event::Heard(beat)),
+                Due::Persisted { at, life, id, record } => {
+                    if self.seats[at].life == life && self.seats[at].node.is_some() {
+                        self.seats[at].disk = record;
+                        self.feed(at, Event::Persisted(id));
+                    }
+                }
+                Due::PersistFailed { at, life, id } => {
+                    if self.seats[at].life == life {
+                        self.feed(at, Event::PersistFailed(id));
+                    }
+                }
+                Due::Answer { at, life, ask } => self.answer(at, life, &ask),
+                Due::Deliver { at, life, event } => {
+                    if self.seats[at].life == life {
+                        self.feed(at, event);
+                    }
+                }
+            }
+        }
+        self.pass_to(end);
+    }
+
+    fn pass_to(&mut self, when: Mono) {
+        let both = self.seats[0].gate_until.min(self.seats[1].gate_until).min(when);
+        self.dual += both.since(self.last_check);
+        self.last_check = when;
+        self.now = when;
+    }
+
+    pub(crate) fn role(&self, i: usize) -> Option<Role> {
+        self.seats[i].node.as_ref().map(|node| node.view(self.clock(i)).role)
+    }
+
+    pub(crate) fn level(&self, i: usize) -> Option<staffetta_core::Level> {
+        self.seats[i].node.as_ref().map(|node| node.view(self.clock(i)).level)
+    }
+
+    pub(crate) fn serving(&self, i: usize) -> bool {
+        self.seats[i].gate_until > self.now
+    }
+}
