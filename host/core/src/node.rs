@@ -262,9 +262,6 @@ impl Node {
             if self.state.reign().is_none() {
                 let bound = self.now + promise(self.disk.promised);
                 self.promise = self.promise.max(bound);
-                if late > self.timing().parts().lease && self.state == State::Standby {
-                    self.turn(State::Joining, Why::Stalled, fx);
-                }
             }
             fx.push(Effect::Note(Note::Stall(late)));
         }
