@@ -53,6 +53,17 @@ pub struct Hand {
     pub n: u64,
 }
 
+/// Two primaries met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meeting {
+    /// The reign that yields.
+    pub low: Epoch,
+    /// The reign that stays.
+    pub high: Epoch,
+    /// How long the sender had served without the other's grants when it learned of the other reign.
+    pub served: Span,
+}
+
 /// One beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Beat {
@@ -78,8 +89,8 @@ pub struct Beat {
     pub reserve: Epoch,
     /// Epoch that the sender made durable ahead of a handover.
     pub reserved: Epoch,
-    /// Two primaries met, lower epoch first, and the split-brain policy has not ruled yet.
-    pub met: Option<(Epoch, Epoch)>,
+    /// Two primaries met a short while ago.
+    pub met: Option<Meeting>,
     /// The sender may be made primary: not fenced, not in maintenance, data fit, service in order.
     pub eligible: bool,
     /// The operator disarmed takeover at the sender.

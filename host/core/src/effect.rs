@@ -92,11 +92,20 @@ pub enum Question {
     Switchover,
     /// Two primaries met; epochs in order of side.
     SplitBrain {
-        /// Reign of side A.
-        a: Epoch,
-        /// Reign of side B.
-        b: Epoch,
+        /// What side A did.
+        a: Branch,
+        /// What side B did.
+        b: Branch,
     },
+}
+
+/// What one of two primaries did since they parted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Branch {
+    /// Its reign.
+    pub epoch: Epoch,
+    /// How long it served without the other's grants.
+    pub served: Span,
 }
 
 /// A question with everything that the core knows.

@@ -23,9 +23,9 @@ mod state;
 mod time;
 mod timing;
 
-pub use beat::{Beat, Claim, Echo, Hand, PeerRole};
+pub use beat::{Beat, Claim, Echo, Hand, Meeting, PeerRole};
 pub use effect::{
-    Alarm, Ask, AskId, Durable, Effect, FenceCause, Note, Observation, PeerView, PersistId,
+    Alarm, Ask, AskId, Branch, Durable, Effect, FenceCause, Note, Observation, PeerView, PersistId,
     Question, Why,
 };
 pub use epoch::{Epoch, Side};

@@ -6,7 +6,7 @@ mod order;
 mod settle;
 mod speak;
 
-use crate::beat::{Beat, Claim, Echo, PeerRole};
+use crate::beat::{Beat, Claim, Echo, Meeting, PeerRole};
 use crate::effect::{
     Alarm, AskId, Durable, Effect, Note, Observation, PeerView, PersistId, Question, Why,
 };
@@ -77,6 +77,15 @@ struct Pending {
     deadline: Mono,
 }
 
+/// Two primaries met; kept until another pair of them does.
+#[derive(Debug, Clone, Copy)]
+struct Met {
+    meeting: Meeting,
+    peers: Option<Span>,
+    at: Mono,
+    ruled: bool,
+}
+
 /// Rounds of VIP probes and what came back.
 #[derive(Debug, Clone, Copy)]
 struct Probe {
@@ -129,9 +138,9 @@ pub struct Node {
     may_form: bool,
     may_plan: bool,
     wants_operator: bool,
-    met: Option<(Epoch, Epoch, Mono)>,
-    /// The newest meeting that was ruled on.
-    ruled: Option<(Epoch, Epoch)>,
+    met: Option<Met>,
+    /// Serving without the peer's grants since then.
+    parted: Option<Mono>,
     order: Option<Order>,
     moves: Vec<Mono>,
     paired: bool,
@@ -222,7 +231,7 @@ impl Node {
             may_plan: false,
             wants_operator: false,
             met: None,
-            ruled: None,
+            parted: None,
             order: None,
             moves: Vec::new(),
             paired: false,
@@ -431,6 +440,8 @@ impl Node {
     }
 
     fn set_paired(&mut self, paired: bool, fx: &mut Vec<Effect>) {
+        let serves = self.state.reign().is_some();
+        self.parted = (serves && !paired).then(|| self.parted.unwrap_or(self.now));
         if self.paired != paired {
             self.paired = paired;
             fx.push(Effect::Note(Note::Paired(paired)));

@@ -1,7 +1,7 @@
 //! Questions to policies, and which answer each question allows.
 
 use super::{Node, Pending};
-use crate::effect::{Alarm, Ask, AskId, Effect, Note, Question, Why};
+use crate::effect::{Alarm, Ask, AskId, Branch, Effect, Note, Question, Why};
 use crate::epoch::Side;
 use crate::event::{Answerer, Intent, Refusal, Verdict};
 use crate::state::{After, Next, Reign, Role, State};
@@ -75,13 +75,19 @@ impl Node {
 
     /// Asked once the meeting has settled, by both nodes, in order of side.
     fn split_brain_due(&self) -> Option<Question> {
-        let (low, high, at) = self.met?;
-        if self.now < at + self.timing().parts().lease {
+        let met = self.met.filter(|met| !met.ruled)?;
+        if self.now < met.at + self.timing().parts().lease {
             return None;
         }
-        let low_is_a = low.minted_by() == Some(Side::A);
-        let (a, b) = if low_is_a { (low, high) } else { (high, low) };
-        Some(Question::SplitBrain { a, b })
+        let (low, high) = (met.meeting.low, met.meeting.high);
+        let low_is_mine = low.minted_by() == Some(self.options.side);
+        let (mine, peers) = if low_is_mine { (low, high) } else { (high, low) };
+        let mine = Branch { epoch: mine, served: met.meeting.served };
+        let peers = Branch { epoch: peers, served: met.peers.unwrap_or(Span::ZERO) };
+        Some(match self.options.side {
+            Side::A => Question::SplitBrain { a: mine, b: peers },
+            Side::B => Question::SplitBrain { a: peers, b: mine },
+        })
     }
 
     pub(super) fn ask(&mut self, question: Question, fx: &mut Vec<Effect>) {
@@ -110,9 +116,10 @@ impl Node {
             }
             Question::Review => self.review = review,
             Question::Switchover => {}
-            Question::SplitBrain { a, b } => {
-                self.ruled = Some((a.min(b), a.max(b)));
-                self.met = None;
+            Question::SplitBrain { .. } => {
+                if let Some(met) = &mut self.met {
+                    met.ruled = true;
+                }
             }
         }
         if self.carry_out(pending.question, verdict.intent, fx) {

@@ -1,7 +1,7 @@
 //! What a beat of the peer changes: grants, leases, handovers, meetings of two primaries.
 
-use super::{Node, Owed, Peer};
-use crate::beat::{Beat, Claim, Echo};
+use super::{Met, Node, Owed, Peer};
+use crate::beat::{Beat, Claim, Echo, Meeting};
 use crate::effect::{Alarm, Effect, Note, Why};
 use crate::epoch::Epoch;
 use crate::state::{After, Next, Reign, State};
@@ -35,11 +35,11 @@ impl Node {
         self.alarm(Alarm::TimersDiffer, differ, fx);
         self.alarm(Alarm::HeartbeatPathCut, false, fx);
 
+        if let Some(met) = beat.met {
+            self.meet(met.low, met.high, Some(met.served), fx);
+        }
         if let (Some(echo), Some(sent)) = (confirmed, sent) {
             self.leased(echo.granted, sent, fx);
-        }
-        if let Some((low, high)) = beat.met {
-            self.meet(low, high, fx);
         }
         self.hear_highest(&beat);
         self.hear_claim(&beat, fx);
@@ -137,7 +137,7 @@ impl Node {
             if !reigns {
                 return;
             }
-            self.meet(reign.epoch, epoch, fx);
+            self.meet(reign.epoch, epoch, None, fx);
             if epoch < reign.epoch {
                 return;
             }
@@ -153,15 +153,20 @@ impl Node {
         self.want.was_primary = false;
     }
 
-    /// Two primaries met: remembered until the split-brain policy has ruled; whoever still serves announces again.
-    fn meet(&mut self, one: Epoch, other: Epoch, fx: &mut Vec<Effect>) {
-        let met = (one.min(other), one.max(other));
-        if self.ruled == Some(met) || self.met.is_some_and(|(low, high, _)| (low, high) == met) {
+    /// Two primaries met: kept until the split-brain policy has ruled; whoever still serves announces again.
+    fn meet(&mut self, one: Epoch, other: Epoch, peers: Option<Span>, fx: &mut Vec<Effect>) {
+        let (low, high) = (one.min(other), one.max(other));
+        if let Some(met) = &mut self.met
+            && (met.meeting.low, met.meeting.high) == (low, high)
+        {
+            met.peers = met.peers.or(peers);
             return;
         }
-        self.met = Some((met.0, met.1, self.now));
-        fx.push(Effect::Note(Note::Met { low: met.0, high: met.1 }));
-        if self.state.reign().is_some_and(|reign| reign.epoch >= met.1) {
+        let served = self.parted.map_or(Span::ZERO, |at| self.now.since(at));
+        let meeting = Meeting { low, high, served };
+        self.met = Some(Met { meeting, peers, at: self.now, ruled: false });
+        fx.push(Effect::Note(Note::Met { low, high }));
+        if self.state.reign().is_some_and(|reign| reign.epoch >= high) {
             fx.push(Effect::Announce);
         }
     }

@@ -1,7 +1,7 @@
 //! What this node says, when, and when it wants to run again.
 
 use super::Node;
-use crate::beat::{Beat, Claim, Hand, PeerRole};
+use crate::beat::{Beat, Claim, Hand, Meeting, PeerRole};
 use crate::effect::Effect;
 use crate::epoch::Epoch;
 use crate::state::{After, State};
@@ -67,10 +67,16 @@ impl Node {
             hand,
             reserve,
             reserved: self.disk.reserved,
-            met: self.met.map(|(low, high, _)| (low, high)),
+            met: self.fresh_meeting(),
             eligible: self.eligible(),
             maintenance: self.want.maintenance,
         }
+    }
+
+    /// Told for long enough that both nodes know it and each other's part before they ask.
+    fn fresh_meeting(&self) -> Option<Meeting> {
+        let told = self.timing().parts().lease.times(4);
+        self.met.filter(|met| self.now.since(met.at) < told).map(|met| met.meeting)
     }
 
     fn hand(&self, epoch: Epoch) -> Option<Hand> {
@@ -145,8 +151,8 @@ impl Node {
         if self.want != self.disk {
             at(self.write_again);
         }
-        if let Some((_, _, met)) = self.met {
-            at(met + self.timing().parts().lease);
+        if let Some(met) = self.met {
+            at(met.at + self.timing().parts().lease);
         }
         match &self.state {
             State::Joining => {
