@@ -90,6 +90,8 @@ struct Met {
 #[derive(Debug, Clone, Copy)]
 struct Probe {
     next: Mono,
+    /// When the last round went out.
+    round: Mono,
     rounds_unanswered: u8,
     answer: Answerer,
     at: Mono,
@@ -172,6 +174,8 @@ pub struct View {
     pub wants_operator: bool,
     /// The pair waits for a license.
     pub wants_license: bool,
+    /// This node has been one of a pair.
+    pub formed: bool,
     /// The node may not claim until its cause is cleared.
     pub fenced: bool,
     /// Alarms that are up.
@@ -220,6 +224,7 @@ impl Node {
             review: Mono::NEVER,
             probe: Probe {
                 next: Mono::ZERO,
+                round: Mono::ZERO,
                 rounds_unanswered: 0,
                 answer: Answerer::NotProbed,
                 at: boot.now,
@@ -469,8 +474,14 @@ impl Node {
     }
 
     fn eligible(&self) -> bool {
+        self.fit && self.able()
+    }
+
+    /// Neither fenced nor stepped down a moment ago. A node whose services failed is able, but not eligible: with both
+    /// nodes failed, one of them still serves.
+    fn able(&self) -> bool {
         let fenced = matches!(self.state, State::Fenced(_) | State::Stopped);
-        self.fit && !fenced && self.now >= self.unfit_until
+        !fenced && self.now >= self.unfit_until
     }
 
     fn may_pair(&self) -> bool {
@@ -570,6 +581,7 @@ impl Node {
             maintenance: self.want.maintenance,
             wants_operator: self.wants_operator,
             wants_license: self.peer.is_some() && !self.may_pair(),
+            formed: self.want.formed,
             fenced: matches!(self.state, State::Fenced(_)),
             alarms: self.alarms.clone(),
             stall_max: self.stall_max,

@@ -3,7 +3,7 @@
 mod pair;
 
 use pair::{Disk, Says, World, timing};
-use staffetta_core::{Mono, Order, Span};
+use staffetta_core::{Answerer, Event, Mono, Order, Span};
 use std::path::Path;
 
 fn seat(word: &str) -> usize {
@@ -28,6 +28,9 @@ fn command(world: &mut World, words: &[&str]) {
             world.lan = true;
         }
         ["lan", "off"] => world.lan = false,
+        ["announced", node] => {
+            world.feed(seat(node), Event::Probed(Answerer::Peer));
+        }
         ["delay", ms] => world.delay = Span::ms(ms.parse().unwrap()),
         ["disk", node, "fails"] => world.seats[seat(node)].disk_takes = Disk::Fails,
         ["disk", node, ms] => {

@@ -119,12 +119,12 @@ impl Node {
         let Some(peer) = self.two_way() else { return false };
         let idle = matches!(peer.beat.role, PeerRole::Joining | PeerRole::Standby);
         let free = idle && peer.beat.claim == Claim::None && self.owed.is_none();
-        if !free || !self.eligible() || !self.may_pair() || self.now < self.elect_again {
+        if !free || !self.able() || !self.may_pair() || self.now < self.elect_again {
             return false;
         }
         let me = self.options.side;
         let mine = (
-            true,
+            self.eligible(),
             self.state == State::Standby,
             self.want.highest,
             self.want.highest.minted_by() == Some(me),

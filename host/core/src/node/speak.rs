@@ -3,6 +3,7 @@
 use super::Node;
 use crate::beat::{Beat, Claim, Hand, Meeting, PeerRole};
 use crate::effect::Effect;
+use crate::event::Answerer;
 use crate::epoch::Epoch;
 use crate::state::{After, State};
 use crate::time::{Mono, Span};
@@ -112,9 +113,12 @@ impl Node {
         if !due {
             return false;
         }
-        if self.now.since(self.probe.at) > self.timing().parts().lease {
+        if self.now.since(self.probe.round) > self.timing().parts().lease {
+            // A new search: what was heard before it, such as the primary's own announcements, says nothing.
             self.probe.rounds_unanswered = 0;
+            self.probe.answer = Answerer::NotProbed;
         }
+        self.probe.round = self.now;
         self.probe.rounds_unanswered = self.probe.rounds_unanswered.saturating_add(1);
         if self.probe.rounds_unanswered >= PROBE_ROUNDS {
             self.probe.at = self.now;

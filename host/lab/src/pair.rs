@@ -1,0 +1,392 @@
+//! Two real daemons in a [`Lab`]: their files, their lives, and the instruments around them.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::interrupt;
+use crate::lab::{CLIENT_IP, Lab, LabOptions, Node, VIP, VIP_PREFIX};
+use crate::probe::{EchoServer, Probe};
+use crate::sip::{SipClient, SipServer};
+use crate::status::{Status, Statuses};
+use crate::wire::WireWatch;
+
+/// UDP port of the heartbeats.
+pub const HEARTBEAT_PORT: u16 = 7411;
+/// How long a command of the daemon may take, in milliseconds.
+const COMMAND_MS_MAX: u64 = 15_000;
+/// How long a status may take: a frozen daemon gives none.
+const STATUS_MS_MAX: u64 = 2_000;
+/// Time between two looks at the status while waiting.
+const LOOK_INTERVAL_MS: u64 = 40;
+
+/// A timing profile of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// 50 ms beats, 300 ms lease; wants real-time priority.
+    Fast,
+    /// 100 ms beats, 1 s lease.
+    Default,
+}
+
+impl Profile {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Default => "default",
+        }
+    }
+
+    /// Time between beats, in milliseconds.
+    #[must_use]
+    pub fn beat_ms(self) -> u64 {
+        match self {
+            Self::Fast => 50,
+            Self::Default => 100,
+        }
+    }
+
+    /// The lease, in milliseconds.
+    #[must_use]
+    pub fn lease_ms(self) -> u64 {
+        match self {
+            Self::Fast => 300,
+            Self::Default => 1_000,
+        }
+    }
+}
+
+/// A failover policy of the site, on both nodes.
+#[derive(Clone, Debug)]
+pub struct SitePolicy {
+    /// The component.
+    pub component: Vec<u8>,
+    /// Its settings, as TOML lines `key = value`.
+    pub settings: String,
+}
+
+/// What the pair is like.
+#[derive(Clone, Debug)]
+pub struct PairOptions {
+    /// Timing of both.
+    pub profile: Profile,
+    /// A second link between the nodes.
+    pub heartbeat_link: bool,
+    /// The client as a reference outside the pair.
+    pub reference: bool,
+    /// Service addresses on `eth0`.
+    pub vips: Vec<String>,
+    /// A failover policy other than the built-in one.
+    pub policy: Option<SitePolicy>,
+}
+
+impl Default for PairOptions {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Fast,
+            heartbeat_link: false,
+            reference: true,
+            vips: vec![format!("{VIP}/{VIP_PREFIX}")],
+            policy: None,
+        }
+    }
+}
+
+/// Two daemons, their world and its instruments. Everything ends when it is dropped.
+pub struct Pair {
+    // Dropped in this order: the clients first, the namespaces last.
+    sip: SipClient,
+    probe: Probe,
+    wire: WireWatch,
+    _servers: [(EchoServer, SipServer); 2],
+    lab: Lab,
+    binary: PathBuf,
+    options: PairOptions,
+    dir: TempDir,
+}
+
+impl Pair {
+    /// Builds the world and writes the files of both nodes; no daemon runs yet.
+    ///
+    /// # Errors
+    /// When the binary is not there, or the world cannot be built.
+    pub fn new(binary: &Path, options: PairOptions) -> Result<Self> {
+        if !binary.is_file() {
+            bail!(
+                "no program at {}: run cargo build --release -p staffetta first",
+                binary.display()
+            );
+        }
+        let lab = Lab::new(LabOptions { heartbeat_link: options.heartbeat_link })?;
+        let dir = tempfile::Builder::new()
+            .prefix("staffetta-")
+            .tempdir()
+            .context("cannot make a temporary folder")?;
+        write_files(dir.path(), &options)?;
+        let servers = |node| {
+            Ok::<_, anyhow::Error>((EchoServer::start(&lab, node)?, SipServer::start(&lab, node)?))
+        };
+        Ok(Self {
+            _servers: [servers(Node::A)?, servers(Node::B)?],
+            sip: SipClient::start(&lab)?,
+            probe: Probe::start(&lab)?,
+            wire: WireWatch::start(&lab)?,
+            binary: binary.to_owned(),
+            lab,
+            options,
+            dir,
+        })
+    }
+
+    /// The world.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The phone.
+    #[must_use]
+    pub fn sip(&self) -> &SipClient {
+        &self.sip
+    }
+
+    /// The client that asks every 2 ms.
+    #[must_use]
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// The watcher on the client's wire.
+    #[must_use]
+    pub fn wire(&self) -> &WireWatch {
+        &self.wire
+    }
+
+    /// What the pair is like.
+    #[must_use]
+    pub fn options(&self) -> &PairOptions {
+        &self.options
+    }
+
+    /// The configuration file of a node.
+    #[must_use]
+    pub fn config(&self, node: Node) -> PathBuf {
+        self.dir.path().join(node.name()).join("staffetta.toml")
+    }
+
+    /// Starts the daemon of a node; returns its process id.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, node: Node) -> Result<u32> {
+        let log = self.log_path(node);
+        let log = File::options()
+            .append(true)
+            .create(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let mut command = Command::new(&self.binary);
+        command.arg("run").arg("--config").arg(self.config(node));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.lab.node(node).spawn(command)
+    }
+
+    /// Runs `staffetta ARGS --config FILE` of a node to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end in time.
+    pub fn command(&self, node: Node, args: &[&str]) -> Result<Output> {
+        self.run(node, args, Duration::from_millis(COMMAND_MS_MAX))
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// When its daemon does not answer, or not what is documented.
+    pub fn status(&self, node: Node) -> Result<Status> {
+        let limit = Duration::from_millis(STATUS_MS_MAX);
+        let output = self.run(node, &["status", "--json"], limit)?;
+        if !output.status.success() {
+            bail!("{}: {}", node.name(), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            format!("{} gave a status that is not as documented: {text}", node.name())
+        })
+    }
+
+    /// What both say.
+    #[must_use]
+    pub fn statuses(&self) -> Statuses {
+        std::thread::scope(|scope| {
+            let asked = Node::BOTH.map(|node| scope.spawn(move || self.status(node).ok()));
+            Statuses(asked.map(|answer| answer.join().ok().flatten()))
+        })
+    }
+
+    /// Waits until `wanted` gives a value for what both say.
+    ///
+    /// # Errors
+    /// When that does not happen within `limit`; the text has `what` and the last words and logs of
+    /// both.
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        wanted: impl Fn(&Statuses) -> Option<T>,
+    ) -> Result<T> {
+        let end = Instant::now() + limit;
+        loop {
+            interrupt::check()?;
+            let statuses = self.statuses();
+            if let Some(value) = wanted(&statuses) {
+                return Ok(value);
+            }
+            if Instant::now() > end {
+                bail!(
+                    "not within {} ms: {what}; {}{}",
+                    limit.as_millis(),
+                    statuses.line(),
+                    self.tails()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(LOOK_INTERVAL_MS));
+        }
+    }
+
+    /// Waits until one is primary with every address and the other its standby; returns the
+    /// primary.
+    ///
+    /// # Errors
+    /// When that does not happen within `limit`.
+    pub fn settle(&self, limit: Duration) -> Result<Node> {
+        self.wait("one primary and its standby", limit, Statuses::settled)
+    }
+
+    /// Everything a node's daemon wrote.
+    #[must_use]
+    pub fn log(&self, node: Node) -> String {
+        std::fs::read_to_string(self.log_path(node)).unwrap_or_default()
+    }
+
+    /// The last lines of both logs, for messages.
+    #[must_use]
+    pub fn tails(&self) -> String {
+        const LINES: usize = 25;
+        let mut text = String::new();
+        for node in Node::BOTH {
+            let log = self.log(node);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = lines[lines.len().saturating_sub(LINES)..].join("\n  ");
+            let _ = write!(text, "\n{} wrote last:\n  {tail}", node.name());
+        }
+        text
+    }
+
+    fn log_path(&self, node: Node) -> PathBuf {
+        self.dir.path().join(node.name()).join("log")
+    }
+
+    fn run(&self, node: Node, args: &[&str], limit: Duration) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.args(args).arg("--config").arg(self.config(node));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let line = format!("staffetta {} on {}", args.join(" "), node.name());
+        let mut child = command.spawn().with_context(|| format!("cannot run {line}"))?;
+        let end = Instant::now() + limit;
+        while child.try_wait().with_context(|| format!("cannot wait for {line}"))?.is_none() {
+            if Instant::now() > end {
+                // It may end by itself in this very moment.
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("{line} did not end within {} ms", limit.as_millis());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.wait_with_output().with_context(|| format!("cannot read what {line} printed"))
+    }
+}
+
+fn write_files(dir: &Path, options: &PairOptions) -> Result<()> {
+    let (id, secret) = (random_hex(16)?, random_hex(32)?);
+    for node in Node::BOTH {
+        let home = dir.join(node.name());
+        let write = |name: &str, bytes: &[u8]| {
+            let path = home.join(name);
+            let mut file = File::options().mode(0o600).write(true).create_new(true).open(&path)?;
+            std::io::Write::write_all(&mut file, bytes)
+        };
+        std::fs::create_dir(&home)
+            .and_then(|()| std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)))
+            .and_then(|()| write("secret", format!("{secret}\n").as_bytes()))
+            .and_then(|()| {
+                write("staffetta.toml", configuration(node, &home, &id, options).as_bytes())
+            })
+            .and_then(|()| match &options.policy {
+                Some(policy) => write("site.wasm", &policy.component),
+                None => Ok(()),
+            })
+            .with_context(|| format!("cannot write the files of a node in {}", home.display()))?;
+    }
+    Ok(())
+}
+
+fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> String {
+    let home = home.display();
+    let peer = node.peer();
+    let mut text = format!(
+        "[cluster]\nname = \"demo\"\nid = \"{id}\"\nsecret_file = \"secret\"\n\n\
+         [node]\nname = \"{}\"\nstate_dir = \"{home}/state\"\nrun_dir = \"{home}/run\"\n\
+         identity_file = \"identity\"\n\n\
+         [peer]\nname = \"{}\"\n\n\
+         [timing]\nprofile = \"{}\"\n",
+        node.name(),
+        peer.name(),
+        options.profile.name(),
+    );
+    let mut link = |name: &str, local, remote| {
+        let _ = write!(
+            text,
+            "\n[[link]]\nname = \"{name}\"\nlocal = \"{local}:{HEARTBEAT_PORT}\"\n\
+             peer = \"{remote}:{HEARTBEAT_PORT}\"\n"
+        );
+    };
+    link("lan", node.ip(), peer.ip());
+    if options.heartbeat_link {
+        link("direct", node.heartbeat_ip(), peer.heartbeat_ip());
+    }
+    for vip in &options.vips {
+        let _ = write!(text, "\n[[vip]]\naddress = \"{vip}\"\ninterface = \"eth0\"\n");
+    }
+    if options.reference {
+        let _ = write!(
+            text,
+            "\n[[reference]]\nname = \"gateway\"\naddress = \"{CLIENT_IP}\"\nmethod = \"icmp\"\n"
+        );
+    }
+    if let Some(policy) = &options.policy {
+        let _ = write!(
+            text,
+            "\n[policy.failover]\nfile = \"site.wasm\"\n\n[policy.failover.settings]\n{}\n",
+            policy.settings
+        );
+    }
+    text
+}
+
+fn random_hex(bytes: usize) -> Result<String> {
+    use std::io::Read as _;
+    let mut random = vec![0; bytes];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut random))
+        .context("cannot read /dev/urandom")?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,54 @@
+//! The status is what the scripts of operators read: its JSON is pinned here.
+
+use super::*;
+
+/// A status of every kind of value, also used by the tests of the server and the CLI.
+pub(crate) fn example() -> Status {
+    serde_json::from_str(EXAMPLE).expect("the example is a status")
+}
+
+const EXAMPLE: &str = r#"{"node":"na","cluster":"office","version":"0.1.0","uptime_s":12,
+ "role":"primary","epoch":4,"in_role_ms":1200,"waiting":null,
+ "peer":{"name":"nb","role":"standby","epoch":4,"age_ms":12,"version":"0.1.0","maintenance":false},
+ "lease":{"source":"peer","remaining_ms":280},"promise_ms":0,
+ "gate":{"class":"nftables","slack_ms":20,"open":true},
+ "level":{"name":"evidence only","why":"one link is left"},
+ "links":[{"name":"lan","heard_ms":12,"echoed_ms":14,"rtt_us":210,"loss_permille":0,"wan":false}],
+ "vips":[{"address":"10.77.0.50/24","interface":"eth0","held":true,"answerer":"not-probed"}],
+ "policies":{
+  "failover":{"name":"staffetta-failover","version":"0.1.0","digest":"sha256:aa",
+   "source":"built-in"},
+  "license":{"name":"staffetta-license","version":"0.1.0","digest":"sha256:bb","source":"built-in"},
+  "split-brain":{"name":"house","version":"2.0.0","digest":"sha256:cc","source":"site"}},
+ "license":{"state":"off","reason":"no trusted key is configured"},
+ "decisions":[{"id":12,"at":"2026-01-01T00:00:00Z","question":"peer-silent","intent":"take-over",
+  "reason":"every link is silent","spoke":"last-good","fuel":2300,"cpu_us":35}],
+ "alarms":[{"name":"heartbeat-path-cut","text":"the VIP answers while the heartbeat is silent"}],
+ "maintenance":false,"realtime":{"priority":"fifo","memory_locked":true}}"#;
+
+#[test]
+fn the_documented_json_is_read_and_written_alike() {
+    let read: serde_json::Value = serde_json::from_str(EXAMPLE).unwrap();
+    assert_eq!(serde_json::to_value(example()).unwrap(), read);
+}
+
+#[test]
+fn words_are_shown_as_on_the_api() {
+    assert_eq!(Role::Joining.to_string(), "joining");
+    assert_eq!(Level::TakeoverDisarmed.to_string(), "takeover disarmed");
+    assert_eq!(Answerer::NotProbed.to_string(), "not-probed");
+    assert_eq!(GateClass::Nftables.to_string(), "nftables");
+    assert_eq!(Spoke::LastGood.to_string(), Spoke::LastGood.as_str());
+}
+
+#[test]
+fn what_changes_by_itself_is_no_news() {
+    let mut later = example();
+    later.uptime_s += 5;
+    later.lease.remaining_ms = 3;
+    later.links[0].heard_ms = Some(90);
+    later.links[0].rtt_us = None;
+    assert_eq!(later.settled(), example().settled());
+    later.links[0].heard_ms = None;
+    assert_ne!(later.settled(), example().settled());
+}

@@ -1,0 +1,259 @@
+//! Verbs and options.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::api::PolicyKind;
+use crate::config::{TimingProfile, defaults};
+use crate::license::DAYS_MAX;
+use crate::setup::{link_end, vip_flag};
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 it did not work, or a check found something; 2 \
+                          wrong usage or wrong \
+     configuration; 3 the daemon does not answer.";
+
+/// A fault-tolerant pair of Linux servers whose failover behaviour is programmable and provable.
+#[derive(Debug, Parser)]
+#[command(name = "staffetta", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(super) struct Cli {
+    /// The configuration of this node
+    #[arg(long, global = true, value_name = "FILE", default_value = defaults::CONFIG_FILE)]
+    pub(super) config: PathBuf,
+    /// The control socket, when it is not where the configuration says
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make configuration, secret, and identity of the first node, and a bundle for the second
+    Init(InitFlags),
+    /// Make the files of the second node from the first node's bundle
+    Join(JoinFlags),
+    /// Run the daemon in the foreground
+    Run,
+    /// Show who serves, under which guarantee, and why
+    Status,
+    /// Follow changes and events, one line each
+    Watch,
+    /// Hand the service over to the peer by plan
+    Switchover,
+    /// Disarm (on) or arm (off) the takeover of this node
+    Maintenance {
+        /// on disarms
+        switch: Switch,
+    },
+    /// Clear the cause of a fenced node
+    Clear,
+    /// Start serving without the peer
+    Start {
+        /// You vouch that the peer does not serve
+        #[arg(long, required = true)]
+        alone: bool,
+    },
+    /// Show one decision with all that it was made from
+    Decision {
+        /// Its number, as `status` shows it
+        id: i64,
+    },
+    /// Make, check, and exchange policies
+    #[command(subcommand)]
+    Policy(PolicyVerb),
+    /// Make and show license documents
+    #[command(subcommand)]
+    License(LicenseVerb),
+    /// Print this node's public key, for a license
+    Identity,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Look for what would hinder this node
+    Doctor,
+    /// Run a pair on this machine, break it in every way, and show what happens
+    Demo {
+        /// Leave the pair running until Ctrl-C
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Remove service addresses and gate of a daemon that is gone (the unit's ExecStopPost)
+    Release,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InitFlags {
+    /// Name of this node
+    #[arg(long, value_name = "NODE")]
+    pub(super) name: String,
+    /// Name of the other node
+    #[arg(long, value_name = "NODE")]
+    pub(super) peer: String,
+    /// Name of the cluster
+    #[arg(long, default_value = "pair")]
+    pub(super) cluster: String,
+    /// This node's end of a link; once for each link
+    #[arg(long, value_name = "IP[:PORT]", required = true, value_parser = link_end)]
+    pub(super) local: Vec<SocketAddr>,
+    /// The peer's end of the same link
+    #[arg(long, value_name = "IP[:PORT]", required = true, value_parser = link_end)]
+    pub(super) peer_address: Vec<SocketAddr>,
+    /// A service address and the interface that carries it; repeatable
+    #[arg(long, value_name = "ADDRESS/PREFIX@IFACE", required = true, value_parser = vip_flag)]
+    pub(super) vip: Vec<(String, String)>,
+    /// Named times
+    #[arg(long, default_value = "default")]
+    pub(super) profile: TimingProfile,
+    /// Where the files go
+    #[arg(long, default_value = "/etc/staffetta")]
+    pub(super) dir: PathBuf,
+    #[command(flatten)]
+    pub(super) dirs: DirFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JoinFlags {
+    /// The bundle that `init` made on the other node
+    pub(super) bundle: PathBuf,
+    /// Where the files go
+    #[arg(long, default_value = "/etc/staffetta")]
+    pub(super) dir: PathBuf,
+    #[command(flatten)]
+    pub(super) dirs: DirFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DirFlags {
+    /// In place of /var/lib/staffetta
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// In place of /run/staffetta
+    #[arg(long, value_name = "DIR")]
+    pub(super) run_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigVerb {
+    /// Say what is wrong, with the line
+    Check {
+        /// In place of --config
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyVerb {
+    /// Make the crate of a failover policy to begin with
+    New {
+        /// Its folder; the last part is its name
+        dir: PathBuf,
+        /// Dependency on the SDK, as in Cargo.toml
+        #[arg(long, value_name = "TOML", default_value = "{ path = \"../sdk\" }")]
+        sdk: String,
+    },
+    /// Build a policy crate into a component
+    Build {
+        /// The crate
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// The component, instead of NAME.wasm in the crate
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Put a component through the load gate
+    Check {
+        /// The component
+        file: PathBuf,
+        /// Settings as JSON
+        #[arg(long, value_name = "FILE")]
+        settings: Option<PathBuf>,
+    },
+    /// Let a component decide a situation
+    Run {
+        /// The component
+        file: PathBuf,
+        /// The situation as JSON
+        #[arg(long, value_name = "FILE")]
+        situation: PathBuf,
+        /// Settings as JSON
+        #[arg(long, value_name = "FILE")]
+        settings: Option<PathBuf>,
+    },
+    /// Put a component in force, without a restart
+    Load {
+        /// Which policy
+        kind: PolicyKind,
+        /// The component
+        file: PathBuf,
+        /// Settings as JSON, in place of those of the configuration
+        #[arg(long, value_name = "FILE")]
+        settings: Option<PathBuf>,
+    },
+    /// Go back to the policy before
+    Rollback {
+        /// Which policy
+        kind: PolicyKind,
+    },
+    /// Show the policies in force
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LicenseVerb {
+    /// Make a vendor's key
+    Keygen {
+        /// The private key's file
+        #[arg(short, long, value_name = "FILE", default_value = "vendor.key")]
+        output: PathBuf,
+    },
+    /// Sign a license
+    Sign(SignFlags),
+    /// Show what a license says
+    Show {
+        /// The document
+        file: PathBuf,
+        /// A vendor's public key to compare with; else those of the configuration
+        #[arg(long, value_name = "HEX")]
+        trusted: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SignFlags {
+    /// The vendor's private key
+    #[arg(long, value_name = "FILE")]
+    pub(super) key: PathBuf,
+    /// Public key of a node, as `staffetta identity` prints it; once for each node
+    #[arg(long, value_name = "HEX", required = true)]
+    pub(super) node: Vec<String>,
+    /// How long it lasts from now
+    #[arg(long, value_name = "N", value_parser = days(1))]
+    pub(super) days: u32,
+    /// How long the pair runs on after that
+    #[arg(long, value_name = "N", default_value_t = 14, value_parser = days(0))]
+    pub(super) grace_days: u32,
+    /// For people
+    #[arg(long, value_name = "NAME")]
+    pub(super) customer: String,
+    /// What is licensed; repeatable
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(super) feature: Vec<String>,
+    /// The document
+    #[arg(short, long, value_name = "FILE", default_value = "license.json")]
+    pub(super) output: PathBuf,
+}
+
+fn days(min: i64) -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(min..=i64::from(DAYS_MAX))
+}

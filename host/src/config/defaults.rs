@@ -1,0 +1,101 @@
+//! Every default and every limit of the configuration, in one place. `examples/staffetta.toml`
+//! shows the same values; a test compares them.
+
+use super::{LogLevel, ReferenceMethod, TimingProfile};
+
+/// Where the configuration is looked for.
+pub const CONFIG_FILE: &str = "/etc/staffetta/staffetta.toml";
+
+/// `cluster.secret_file`.
+pub const SECRET_FILE: &str = "secret";
+/// `node.state_dir`.
+pub const STATE_DIR: &str = "/var/lib/staffetta";
+/// `node.run_dir`.
+pub const RUN_DIR: &str = "/run/staffetta";
+/// `node.identity_file`.
+pub const IDENTITY_FILE: &str = "identity";
+/// `license.document`.
+pub const LICENSE_DOCUMENT: &str = "license.json";
+
+/// `timing.profile`.
+pub const PROFILE: TimingProfile = TimingProfile::Default;
+/// `timing.join_timeout_ms`.
+pub const JOIN_TIMEOUT_MS: u64 = 10_000;
+/// `timing.policy_deadline_ms`: 20 for the site's policy, 10 for the last good one, 10 for the
+/// built-in one.
+pub const POLICY_DEADLINE_MS: u64 = 40;
+/// `timing.stop_budget_ms`; never less than the lease.
+pub const STOP_BUDGET_MS: u64 = 3_000;
+
+/// `link.wan`.
+pub const LINK_WAN: bool = false;
+/// `reference.method`.
+pub const REFERENCE_METHOD: ReferenceMethod = ReferenceMethod::Icmp;
+/// `check.interval_ms`.
+pub const CHECK_INTERVAL_MS: u64 = 2_000;
+/// `check.timeout_ms`.
+pub const CHECK_TIMEOUT_MS: u64 = 1_000;
+/// `check.rise`.
+pub const CHECK_RISE: u32 = 2;
+/// `check.fall`.
+pub const CHECK_FALL: u32 = 3;
+/// `journal.megabytes_max`.
+pub const JOURNAL_MEGABYTES: u64 = 256;
+/// `log.level`.
+pub const LOG_LEVEL: LogLevel = LogLevel::Info;
+
+/// G while the nftables lease set is in force (DESIGN §4).
+pub const SLACK_NFTABLES_MS: u64 = 20;
+/// G while only address lifetimes are to be had: the kernel counts them in whole seconds.
+pub const SLACK_LIFETIME_MS: u64 = 1_400;
+
+/// Links, at most.
+pub const LINKS_MAX: usize = 4;
+/// Service addresses, at most.
+pub const VIPS_MAX: usize = 16;
+/// References, at most.
+pub const REFERENCES_MAX: usize = 8;
+/// Service checks, at most.
+pub const CHECKS_MAX: usize = 32;
+/// Trusted keys in one list, at most.
+pub const TRUSTED_KEYS_MAX: usize = 16;
+/// Words of an `exec` check, at most.
+pub const EXEC_WORDS_MAX: usize = 64;
+/// Characters of a name, at most.
+pub const NAME_CHARS_MAX: usize = 32;
+/// Characters of a site's name, at most.
+pub const SITE_CHARS_MAX: usize = 64;
+/// Characters of an interface's name, at most: IFNAMSIZ without its terminator.
+pub const INTERFACE_CHARS_MAX: usize = 15;
+/// Bytes of the configuration file, at most.
+pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Any time in the configuration, at most: one hour.
+pub const TIME_MS_MAX: u64 = 3_600_000;
+/// Interval of a service check, at least.
+pub const CHECK_INTERVAL_MS_MIN: u64 = 100;
+/// `rise` and `fall`, at most.
+pub const CHECK_STEPS_MAX: u32 = 100;
+/// `journal.megabytes_max`, at least.
+pub const JOURNAL_MEGABYTES_MIN: u64 = 16;
+/// `journal.megabytes_max`, at most.
+pub const JOURNAL_MEGABYTES_MAX: u64 = 65_536;
+
+/// Beat, lease, and link delay of a profile, in milliseconds.
+#[must_use]
+pub fn profile_ms(profile: TimingProfile) -> (u64, u64, u64) {
+    match profile {
+        TimingProfile::Default => (100, 1_000, 20),
+        TimingProfile::Lifetime => (250, 3_000, 100),
+        TimingProfile::Fast => (50, 300, 10),
+        TimingProfile::Wan => (500, 5_000, 200),
+    }
+}
+
+/// The slack that the inequalities of a profile are checked with before the gate is known.
+#[must_use]
+pub fn profile_slack_ms(profile: TimingProfile) -> u64 {
+    match profile {
+        TimingProfile::Lifetime => SLACK_LIFETIME_MS,
+        TimingProfile::Default | TimingProfile::Fast | TimingProfile::Wan => SLACK_NFTABLES_MS,
+    }
+}

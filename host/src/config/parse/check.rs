@@ -1,0 +1,112 @@
+//! `[[check]]`: exactly one way to ask, and how often.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::super::raw::RawCheck;
+use super::super::{CheckConfig, CheckTarget, defaults};
+use super::{Reader, Result};
+
+impl Reader<'_> {
+    pub(super) fn check(&self, raw: &Spanned<RawCheck>) -> Result<CheckConfig> {
+        let (span, check) = (raw.span(), raw.get_ref());
+        let name = self.need(&check.name, &span, "name", "name = \"sip\"")?;
+        let target = self.target(raw)?;
+        let interval_ms = self.number(
+            &check.interval_ms,
+            "check.interval_ms",
+            defaults::CHECK_INTERVAL_MS,
+            defaults::CHECK_INTERVAL_MS_MIN..=defaults::TIME_MS_MAX,
+        )?;
+        // A short interval alone is no contradiction: the default timeout gives way.
+        let timeout_ms = self.number(
+            &check.timeout_ms,
+            "check.timeout_ms",
+            defaults::CHECK_TIMEOUT_MS.min(interval_ms),
+            1..=interval_ms,
+        )?;
+        let steps = 1..=u64::from(defaults::CHECK_STEPS_MAX);
+        let rise =
+            self.number(&check.rise, "check.rise", defaults::CHECK_RISE.into(), steps.clone())?;
+        let fall = self.number(&check.fall, "check.fall", defaults::CHECK_FALL.into(), steps)?;
+        Ok(CheckConfig {
+            name: self.name(name, "check.name")?,
+            target,
+            interval: Duration::from_millis(interval_ms),
+            timeout: Duration::from_millis(timeout_ms),
+            rise: u32::try_from(rise).unwrap_or(defaults::CHECK_STEPS_MAX),
+            fall: u32::try_from(fall).unwrap_or(defaults::CHECK_STEPS_MAX),
+        })
+    }
+
+    fn target(&self, raw: &Spanned<RawCheck>) -> Result<CheckTarget> {
+        let RawCheck { tcp, exec, http, sip, .. } = raw.get_ref();
+        match (tcp, exec, http, sip) {
+            (Some(tcp), None, None, None) => Ok(CheckTarget::Tcp(self.socket(tcp, "check.tcp")?)),
+            (None, Some(exec), None, None) => self.exec(exec),
+            (None, None, Some(http), None) => self.http(http),
+            (None, None, None, Some(sip)) => Ok(CheckTarget::Sip(self.socket(sip, "check.sip")?)),
+            _ => {
+                let given = [
+                    ("tcp", tcp.is_some()),
+                    ("exec", exec.is_some()),
+                    ("http", http.is_some()),
+                    ("sip", sip.is_some()),
+                ];
+                let given: Vec<&str> =
+                    given.iter().filter(|(_, there)| *there).map(|(key, _)| *key).collect();
+                let text = if given.is_empty() {
+                    "a check asks in one way: write one of tcp, exec, http, sip".to_owned()
+                } else {
+                    format!(
+                        "a check asks in one way, this has {}: keep one, and make a [[check]] of \
+                         its own for each other",
+                        given.join(" and ")
+                    )
+                };
+                Err(self.source.error(raw.span(), text))
+            }
+        }
+    }
+
+    fn exec(&self, given: &Spanned<Vec<String>>) -> Result<CheckTarget> {
+        let words = given.get_ref();
+        let fail = |text: &str| Err(self.source.error(given.span(), text));
+        if words.first().is_none_or(|program| !program.starts_with('/')) {
+            return fail(
+                "check.exec begins with the absolute path of a program: write [\"/usr/bin/true\"]",
+            );
+        }
+        if words.len() > defaults::EXEC_WORDS_MAX || words.iter().any(|word| word.contains('\0')) {
+            return fail(&format!(
+                "check.exec: at most {} words without NUL: put the rest into a script",
+                defaults::EXEC_WORDS_MAX
+            ));
+        }
+        Ok(CheckTarget::Exec(words.clone()))
+    }
+
+    fn http(&self, given: &Spanned<String>) -> Result<CheckTarget> {
+        let url = given.get_ref();
+        let fail = || {
+            let text = format!(
+                "check.http = {url:?}: write a plain http URL with an IP address, like \
+                 http://127.0.0.1:80/health"
+            );
+            self.source.error(given.span(), text)
+        };
+        let rest = url.strip_prefix("http://").ok_or_else(fail)?;
+        let (host, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, "/"),
+        };
+        let address: SocketAddr =
+            host.parse().or_else(|_| format!("{host}:80").parse()).map_err(|_| fail())?;
+        if path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+            return Err(fail());
+        }
+        Ok(CheckTarget::Http { address, path: path.to_owned() })
+    }
+}

@@ -1,0 +1,179 @@
+//! What policies see beside the core's own observations: service checks, references, the service network, the license.
+//!
+//! One store behind one lock, held for a copy only. Everything in it has an age.
+
+mod checks;
+mod references;
+
+use crate::link::{CheckReport, Health, TargetReport};
+use staffetta_policy::types::Standing;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+pub(crate) use checks::run_checks;
+pub(crate) use references::run_references;
+
+/// State of one check.
+#[derive(Debug, Clone)]
+pub(crate) struct CheckState {
+    pub name: String,
+    pub health: Health,
+    pub since: Instant,
+    pub at: Instant,
+    pub why: String,
+}
+
+/// State of one reference.
+#[derive(Debug, Clone)]
+pub(crate) struct TargetState {
+    pub name: String,
+    pub reachable: Option<bool>,
+    pub at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Store {
+    checks: Vec<CheckState>,
+    targets: Vec<TargetState>,
+    down: Vec<String>,
+    license: Standing,
+}
+
+/// The store; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Evidence {
+    store: Arc<Mutex<Store>>,
+}
+
+/// A copy of the store, aged.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub checks: Vec<CheckReport>,
+    pub targets: Vec<TargetReport>,
+    pub service_network: Health,
+    pub services: Health,
+    pub license: Standing,
+}
+
+impl Evidence {
+    pub(crate) fn new(checks: &[String], targets: &[String]) -> Evidence {
+        let now = Instant::now();
+        let evidence = Evidence::default();
+        {
+            let mut store = evidence.lock();
+            store.checks = checks
+                .iter()
+                .map(|name| CheckState {
+                    name: name.clone(),
+                    health: Health::Unknown,
+                    since: now,
+                    at: now,
+                    why: "not tried yet".into(),
+                })
+                .collect();
+            store.targets = targets
+                .iter()
+                .map(|name| TargetState { name: name.clone(), reachable: None, at: now })
+                .collect();
+        }
+        evidence
+    }
+
+    /// True when the health changed.
+    pub(crate) fn check(&self, index: usize, health: Health, why: String) -> bool {
+        let mut store = self.lock();
+        let check = &mut store.checks[index];
+        check.at = Instant::now();
+        check.why = why;
+        let changed = check.health != health;
+        if changed {
+            check.health = health;
+            check.since = check.at;
+        }
+        changed
+    }
+
+    /// True when the reachability changed.
+    pub(crate) fn target(&self, index: usize, reachable: bool) -> bool {
+        let mut store = self.lock();
+        let target = &mut store.targets[index];
+        target.at = Instant::now();
+        let changed = target.reachable != Some(reachable);
+        target.reachable = Some(reachable);
+        changed
+    }
+
+    /// True when the service network changed.
+    pub(crate) fn interface(&self, name: &str, up: bool) -> bool {
+        let mut store = self.lock();
+        let was_down = store.down.iter().any(|down| down == name);
+        store.down.retain(|down| down != name);
+        if !up {
+            store.down.push(name.to_owned());
+        }
+        was_down == up
+    }
+
+    /// The standing of this node's license; evidence only, never a reason against a takeover.
+    pub(crate) fn license(&self, standing: Standing) {
+        self.lock().license = standing;
+    }
+
+    /// Checks that are not in order, with the reason, for alarms.
+    pub(crate) fn failing(&self) -> Vec<(String, String)> {
+        let store = self.lock();
+        let failing = store.checks.iter().filter(|check| check.health == Health::Failed);
+        failing.map(|check| (check.name.clone(), check.why.clone())).collect()
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        let now = Instant::now();
+        let ms = |at: Instant| {
+            u32::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u32::MAX)
+        };
+        let store = self.lock();
+        let checks: Vec<CheckReport> = store
+            .checks
+            .iter()
+            .map(|check| CheckReport {
+                name: check.name.clone(),
+                health: check.health,
+                since_ms: ms(check.since),
+                age_ms: ms(check.at),
+            })
+            .collect();
+        Seen {
+            services: worst(&checks),
+            checks,
+            targets: store
+                .targets
+                .iter()
+                .map(|target| TargetReport {
+                    name: target.name.clone(),
+                    reachable: target.reachable,
+                    age_ms: ms(target.at),
+                })
+                .collect(),
+            service_network: if store.down.is_empty() { Health::Ok } else { Health::Failed },
+            license: store.license,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().expect("no holder panics")
+    }
+}
+
+/// No checks: unknown. One failed: failed.
+fn worst(checks: &[CheckReport]) -> Health {
+    let has = |health| checks.iter().any(|check| check.health == health);
+    if has(Health::Failed) {
+        Health::Failed
+    } else if has(Health::Degraded) {
+        Health::Degraded
+    } else if checks.is_empty() || has(Health::Unknown) {
+        Health::Unknown
+    } else {
+        Health::Ok
+    }
+}

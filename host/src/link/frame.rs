@@ -1,0 +1,326 @@
+//! What a frame holds, and how: CBOR maps with numbered fields (RFC 8949), so that unknown future fields are skipped and
+//! absent ones have a meaning. Field numbers are never used again for something else.
+
+use super::stamp::Stamp;
+use minicbor::{Decode, Encode};
+use staffetta_core::{Beat, Claim, Echo, Epoch, Hand, Meeting, PeerRole, Span};
+
+/// Longest frame before it is sealed: fits an Ethernet frame with every header of IPv6, UDP and the envelope.
+pub const FRAME_BYTES_MAX: usize = 1_350;
+/// Longest license document that nodes exchange.
+pub const LICENSE_BYTES_MAX: usize = 1_000;
+/// Checks, references and facts that a node tells of itself.
+pub const REPORTS_MAX: usize = 16;
+/// Longest text in a report.
+pub const TEXT_BYTES_MAX: usize = 48;
+
+/// Health of a check or of a part of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, serde::Serialize)]
+#[cbor(index_only)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// In order.
+    #[n(0)]
+    Ok,
+    /// Works, but not as it should.
+    #[n(1)]
+    Degraded,
+    /// Does not work.
+    #[n(2)]
+    Failed,
+    /// Not known (yet).
+    #[n(3)]
+    #[default]
+    Unknown,
+}
+
+/// One check as its node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct CheckReport {
+    /// Name in the configuration.
+    #[n(0)]
+    pub name: String,
+    /// Its state.
+    #[n(1)]
+    pub health: Health,
+    /// For how long, ms.
+    #[n(2)]
+    pub since_ms: u32,
+    /// Age of the last attempt, ms.
+    #[n(3)]
+    pub age_ms: u32,
+}
+
+/// One reference as its node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TargetReport {
+    /// Name in the configuration.
+    #[n(0)]
+    pub name: String,
+    /// Whether it answered; none before the first probe.
+    #[n(1)]
+    pub reachable: Option<bool>,
+    /// Age of the last probe, ms.
+    #[n(2)]
+    pub age_ms: u32,
+}
+
+/// What a node tells of itself now and then, beside its beats.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct About {
+    /// Version of the daemon.
+    #[n(0)]
+    pub version: String,
+    /// Digest of what must be equal in both configurations.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub config: Vec<u8>,
+    /// First bytes of the digests of the policies in force: failover, license, split brain.
+    #[cbor(n(2), with = "minicbor::bytes")]
+    pub policies: Vec<u8>,
+    /// Link-layer addresses of the interfaces that carry service addresses, six bytes each.
+    #[cbor(n(3), with = "minicbor::bytes")]
+    pub macs: Vec<u8>,
+    /// Public identity key.
+    #[cbor(n(4), with = "minicbor::bytes")]
+    pub identity: Vec<u8>,
+    /// Health of the service network.
+    #[n(5)]
+    pub service_network: Health,
+    /// Health of the services together.
+    #[n(6)]
+    pub services: Health,
+    /// The checks.
+    #[n(7)]
+    pub checks: Vec<CheckReport>,
+    /// The references.
+    #[n(8)]
+    pub targets: Vec<TargetReport>,
+    /// How long the node is in its role, ms.
+    #[n(9)]
+    pub in_role_ms: u32,
+    /// Longest stall of its loop, ms.
+    #[n(10)]
+    pub stall_max_ms: u32,
+    /// Standing of its license as it judges it itself: number of the WIT enum case.
+    #[n(11)]
+    pub license: u8,
+}
+
+/// A decoded frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    /// For the core.
+    pub beat: Beat,
+    /// For the meter of its link.
+    pub stamp: Stamp,
+    /// For policies and people.
+    pub about: Option<About>,
+    /// For the license policy.
+    pub license: Option<Vec<u8>>,
+}
+
+/// An authentic frame that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Not CBOR, or a field of another type.
+    #[error("not a frame of this version: {0}")]
+    Malformed(String),
+    /// A text or list beyond its limit.
+    #[error("{what} is over its limit of {max}")]
+    TooLong {
+        /// What.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// A value that no version sends.
+    #[error("{0} has a value that no version sends")]
+    Nonsense(&'static str),
+}
+
+#[derive(Debug, Encode, Decode)]
+#[cbor(map)]
+struct Wire {
+    #[n(0)]
+    stamp: Stamp,
+    #[n(1)]
+    n: u64,
+    #[n(2)]
+    role: u8,
+    /// Nothing, candidate, primary.
+    #[n(3)]
+    claim: u8,
+    #[n(4)]
+    epoch: u64,
+    #[n(5)]
+    highest: u64,
+    #[n(6)]
+    lease_us: u64,
+    #[n(7)]
+    slack_us: u64,
+    #[n(8)]
+    echo: Option<(u64, u64, u64)>,
+    #[n(9)]
+    hand: Option<(u64, u64, u64)>,
+    #[n(10)]
+    reserve: Option<u64>,
+    #[n(11)]
+    reserved: Option<u64>,
+    #[n(12)]
+    met: Option<(u64, u64, u64)>,
+    #[n(13)]
+    eligible: Option<bool>,
+    #[n(14)]
+    maintenance: Option<bool>,
+    #[n(20)]
+    about: Option<About>,
+    #[cbor(n(21), with = "minicbor::bytes")]
+    license: Option<Vec<u8>>,
+}
+
+/// Encodes a beat for one link. What does not fit is left out, the beat itself never.
+pub(super) fn encode(
+    beat: &Beat,
+    stamp: Stamp,
+    about: Option<&About>,
+    license: Option<&[u8]>,
+) -> Vec<u8> {
+    let (claim, epoch) = match beat.claim {
+        Claim::None => (0, Epoch::NONE),
+        Claim::Candidate(epoch) => (1, epoch),
+        Claim::Primary(epoch) => (2, epoch),
+    };
+    let some = |epoch: Epoch| (epoch != Epoch::NONE).then_some(epoch.0);
+    let mut wire = Wire {
+        stamp,
+        n: beat.n,
+        role: role_number(beat.role),
+        claim,
+        epoch: epoch.0,
+        highest: beat.highest.0,
+        lease_us: beat.lease.0 / 1_000,
+        slack_us: beat.slack.0 / 1_000,
+        echo: beat.echo.map(|echo| (echo.boot, echo.n, echo.granted.0)),
+        hand: beat.hand.map(|hand| (hand.epoch.0, hand.boot, hand.n)),
+        reserve: some(beat.reserve),
+        reserved: some(beat.reserved),
+        met: beat.met.map(|met| (met.low.0, met.high.0, met.served.as_ms())),
+        eligible: Some(beat.eligible),
+        maintenance: beat.maintenance.then_some(true),
+        about: about.cloned(),
+        license: license.filter(|l| l.len() <= LICENSE_BYTES_MAX).map(<[u8]>::to_vec),
+    };
+    let mut bytes = to_vec(&wire);
+    if bytes.len() > FRAME_BYTES_MAX && wire.about.take().is_some() {
+        bytes = to_vec(&wire);
+    }
+    if bytes.len() > FRAME_BYTES_MAX {
+        wire.license = None;
+        bytes = to_vec(&wire);
+    }
+    bytes
+}
+
+fn to_vec(wire: &Wire) -> Vec<u8> {
+    minicbor::to_vec(wire).expect("encoding into memory cannot fail")
+}
+
+/// Decodes what [`encode`] made, in this version or a later one; `boot` is the sender's start id from the envelope.
+pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
+    if bytes.len() > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong { what: "frame", max: FRAME_BYTES_MAX });
+    }
+    let wire: Wire =
+        minicbor::decode(bytes).map_err(|error| FrameError::Malformed(error.to_string()))?;
+    let epoch = Epoch(wire.epoch);
+    let claim = match wire.claim {
+        0 => Claim::None,
+        1 => Claim::Candidate(epoch),
+        2 => Claim::Primary(epoch),
+        _ => return Err(FrameError::Nonsense("claim")),
+    };
+    if claim != Claim::None && epoch == Epoch::NONE {
+        return Err(FrameError::Nonsense("claim of no epoch"));
+    }
+    let highest = [wire.epoch, wire.highest, wire.reserve.unwrap_or(0), wire.reserved.unwrap_or(0)];
+    if highest.iter().any(|epoch| *epoch > EPOCH_MAX) {
+        return Err(FrameError::Nonsense("epoch"));
+    }
+    let span = |us: u64, what| {
+        let ns = us.checked_mul(1_000).filter(|ns| *ns <= Span::ms(PROMISE_MS_MAX).0);
+        ns.map(Span).ok_or(FrameError::Nonsense(what))
+    };
+    if let Some(about) = &wire.about {
+        check_about(about)?;
+    }
+    if wire.license.as_ref().is_some_and(|l| l.len() > LICENSE_BYTES_MAX) {
+        return Err(FrameError::TooLong { what: "license", max: LICENSE_BYTES_MAX });
+    }
+    let beat = Beat {
+        boot,
+        n: wire.n,
+        role: role_of(wire.role).ok_or(FrameError::Nonsense("role"))?,
+        claim,
+        highest: Epoch(wire.highest),
+        lease: span(wire.lease_us, "lease")?,
+        slack: span(wire.slack_us, "slack")?,
+        echo: wire.echo.map(|(boot, n, granted)| Echo { boot, n, granted: Epoch(granted) }),
+        hand: wire.hand.map(|(epoch, boot, n)| Hand { epoch: Epoch(epoch), boot, n }),
+        reserve: Epoch(wire.reserve.unwrap_or(0)),
+        reserved: Epoch(wire.reserved.unwrap_or(0)),
+        met: wire.met.map(|(low, high, served_ms)| Meeting {
+            low: Epoch(low),
+            high: Epoch(high),
+            served: Span::ms(served_ms),
+        }),
+        eligible: wire.eligible.unwrap_or(false),
+        maintenance: wire.maintenance.unwrap_or(false),
+    };
+    Ok(Frame { beat, stamp: wire.stamp, about: wire.about, license: wire.license })
+}
+
+/// Above this a peer could exhaust the counter; honest pairs stay below for ever.
+const EPOCH_MAX: u64 = 1 << 62;
+/// A peer cannot make this node promise longer than this: the longest lease and slack that a configuration allows, twice.
+const PROMISE_MS_MAX: u64 = 120_000;
+
+fn check_about(about: &About) -> Result<(), FrameError> {
+    let texts = about
+        .checks
+        .iter()
+        .map(|check| &check.name)
+        .chain(about.targets.iter().map(|target| &target.name))
+        .chain([&about.version]);
+    for text in texts {
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(FrameError::TooLong { what: "text", max: TEXT_BYTES_MAX });
+        }
+    }
+    if about.checks.len() > REPORTS_MAX || about.targets.len() > REPORTS_MAX {
+        return Err(FrameError::TooLong { what: "reports", max: REPORTS_MAX });
+    }
+    Ok(())
+}
+
+fn role_number(role: PeerRole) -> u8 {
+    match role {
+        PeerRole::Joining => 0,
+        PeerRole::Standby => 1,
+        PeerRole::Candidate => 2,
+        PeerRole::Primary => 3,
+        PeerRole::Draining => 4,
+        PeerRole::Fenced => 5,
+    }
+}
+
+fn role_of(number: u8) -> Option<PeerRole> {
+    Some(match number {
+        0 => PeerRole::Joining,
+        1 => PeerRole::Standby,
+        2 => PeerRole::Candidate,
+        3 => PeerRole::Primary,
+        4 => PeerRole::Draining,
+        5 => PeerRole::Fenced,
+        _ => return None,
+    })
+}

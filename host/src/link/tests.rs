@@ -1,0 +1,285 @@
+use super::frame::{self, FrameError, LICENSE_BYTES_MAX};
+use super::session::{HEADER_BYTES, Opened, Reject, Session};
+use super::stamp::{Meter, Stamp};
+use super::*;
+use staffetta_core::{Claim, Echo, Epoch, Hand, Meeting, PeerRole, Span};
+
+const CLUSTER: [u8; 16] = *b"0123456789abcdef";
+
+fn beat(boot: u64) -> Beat {
+    Beat {
+        boot,
+        n: 7,
+        role: PeerRole::Primary,
+        claim: Claim::Primary(Epoch(42)),
+        highest: Epoch(42),
+        lease: Span::ms(300),
+        slack: Span::ms(20),
+        echo: Some(Echo { boot: 99, n: 6, granted: Epoch(42) }),
+        hand: Some(Hand { epoch: Epoch(43), boot: 99, n: 5 }),
+        reserve: Epoch(43),
+        reserved: Epoch(41),
+        met: Some(Meeting { low: Epoch(40), high: Epoch(41), served: Span::ms(12_000) }),
+        eligible: true,
+        maintenance: true,
+    }
+}
+
+fn about() -> About {
+    About {
+        version: "0.1.0".into(),
+        config: vec![1; 32],
+        policies: vec![2; 48],
+        macs: vec![3; 12],
+        identity: vec![4; 32],
+        service_network: Health::Ok,
+        services: Health::Degraded,
+        checks: vec![CheckReport {
+            name: "sip".into(),
+            health: Health::Failed,
+            since_ms: 10,
+            age_ms: 20,
+        }],
+        targets: vec![TargetReport { name: "gateway".into(), reachable: Some(true), age_ms: 5 }],
+        in_role_ms: 1_000,
+        stall_max_ms: 3,
+        license: 1,
+    }
+}
+
+fn pair() -> (Session, Session) {
+    let secret = Secret([7; 32]);
+    (
+        Session::new(Side::A, CLUSTER, &secret, 0xAAAA),
+        Session::new(Side::B, CLUSTER, &secret, 0xBBBB),
+    )
+}
+
+/// Carries every datagram of `from`'s next beat to `to`; answers with what came out and what `to` sends back.
+fn carry(at: u64, from: &mut Session, to: &mut Session, text: &[u8]) -> (Option<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut out = None;
+    let mut back = Vec::new();
+    for mut datagram in from.seal(text).into_iter().flatten() {
+        match to.open(Mono(at * 1_000_000), &mut datagram) {
+            Ok(Opened::Frame { bytes, .. }) => out = Some(bytes.to_vec()),
+            Ok(Opened::Hello { reply }) => back.extend(reply),
+            Err(rejection) => back.extend(rejection.hello),
+        }
+    }
+    (out, back)
+}
+
+fn deliver(at: u64, datagrams: Vec<Vec<u8>>, to: &mut Session) -> Vec<Vec<u8>> {
+    let mut back = Vec::new();
+    for mut datagram in datagrams {
+        match to.open(Mono(at * 1_000_000), &mut datagram) {
+            Ok(Opened::Hello { reply }) => back.extend(reply),
+            Ok(Opened::Frame { .. }) => {}
+            Err(rejection) => back.extend(rejection.hello),
+        }
+    }
+    back
+}
+
+/// Lets both speak until each hears the other; answers with the number of rounds.
+fn acquaint(at: u64, a: &mut Session, b: &mut Session) -> u64 {
+    for round in 0..10 {
+        let at = at + round * 50;
+        let (to_b, back) = carry(at, a, b, b"a");
+        let more = deliver(at, back, a);
+        deliver(at, more, b);
+        let (to_a, back) = carry(at + 20, b, a, b"b");
+        let more = deliver(at + 20, back, b);
+        deliver(at + 20, more, a);
+        if to_a.is_some() && to_b.is_some() {
+            return round;
+        }
+    }
+    panic!("they never met");
+}
+
+#[test]
+fn two_lives_meet_within_two_beats_and_a_restart_does_too() {
+    let (mut a, mut b) = pair();
+    assert!(acquaint(0, &mut a, &mut b) <= 2);
+    for life in 1..5 {
+        let mut b = Session::new(Side::B, CLUSTER, &Secret([7; 32]), 0xBBBB + life);
+        assert!(acquaint(life * 10_000, &mut a, &mut b) <= 2, "restart {life}");
+    }
+}
+
+#[test]
+fn a_frame_counts_once_and_of_no_other_life() {
+    let (mut a, mut b) = pair();
+    acquaint(0, &mut a, &mut b);
+    let [Some(sealed), None] = a.seal(b"once") else { panic!("one datagram") };
+    assert!(matches!(b.open(Mono(1), &mut sealed.clone()), Ok(Opened::Frame { .. })));
+    let again = b.open(Mono(1), &mut sealed.clone()).unwrap_err();
+    assert_eq!(again.reject, Reject::Replayed);
+    let mut later = Session::new(Side::B, CLUSTER, &Secret([7; 32]), 0xCCCC);
+    let other = later.open(Mono(1), &mut sealed.clone()).unwrap_err();
+    assert_eq!(other.reject, Reject::OtherLife);
+    assert!(other.hello.is_some(), "the sender learns of the new life");
+}
+
+#[test]
+fn a_replayed_hello_does_not_displace_a_living_session() {
+    let (mut a, mut b) = pair();
+    let [Some(old_hello), None] = a.seal(b"") else { panic!("a hello") };
+    let mut a = Session::new(Side::A, CLUSTER, &Secret([7; 32]), 0xA2A2);
+    acquaint(0, &mut a, &mut b);
+    let _ = b.open(Mono(1), &mut old_hello.clone());
+    let (heard, _) = carry(100, &mut b, &mut a, b"still");
+    assert_eq!(heard.as_deref(), Some(&b"still"[..]));
+    let (heard, _) = carry(120, &mut a, &mut b, b"here");
+    assert_eq!(heard.as_deref(), Some(&b"here"[..]));
+}
+
+#[test]
+fn every_changed_byte_is_noticed() {
+    let (mut a, mut b) = pair();
+    acquaint(0, &mut a, &mut b);
+    for at in 0..HEADER_BYTES + 4 + 16 {
+        let [Some(mut sealed), None] = a.seal(b"text") else { panic!("one datagram") };
+        sealed[at] ^= 1;
+        assert!(b.open(Mono(1), &mut sealed).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn strangers_are_told_apart() {
+    let (mut a, mut b) = pair();
+    acquaint(0, &mut a, &mut b);
+    let mut other_key = Session::new(Side::A, CLUSTER, &Secret([8; 32]), 1);
+    let mut other_cluster = Session::new(Side::A, [9; 16], &Secret([7; 32]), 1);
+    let mut same_side = Session::new(Side::B, CLUSTER, &Secret([7; 32]), 1);
+    for stranger in [&mut other_key, &mut other_cluster, &mut same_side] {
+        let [Some(mut hello), None] = stranger.seal(b"") else { panic!("a hello") };
+        assert_eq!(b.open(Mono(1), &mut hello).unwrap_err().reject, Reject::Foreign);
+    }
+    let [Some(mut future), None] = a.seal(b"x") else { panic!("one datagram") };
+    future[2] = 9;
+    assert_eq!(b.open(Mono(1), &mut future).unwrap_err().reject, Reject::Version(9));
+    for len in 0..60 {
+        assert!(b.open(Mono(1), &mut vec![0x53; len]).is_err(), "length {len}");
+    }
+}
+
+#[test]
+fn frames_keep_everything() {
+    let bytes = frame::encode(&beat(5), Stamp { seq: 3, echo: 2, held_us: 9 }, Some(&about()), None);
+    let got = frame::decode(5, &bytes).unwrap();
+    assert_eq!(got.beat, beat(5));
+    assert_eq!(got.about, Some(about()));
+    let bytes = frame::encode(&beat(5), Stamp::default(), None, Some(&[1; LICENSE_BYTES_MAX]));
+    assert!(bytes.len() <= FRAME_BYTES_MAX);
+    assert_eq!(frame::decode(5, &bytes).unwrap().license, Some(vec![1; LICENSE_BYTES_MAX]));
+}
+
+/// Frames of version 0.1.0, as they went over the wire: a later version must still read them.
+const FIXTURES: &[(&str, &str)] = &include!("frames-0.1.0.rs");
+
+#[test]
+fn frames_of_released_versions_are_read() {
+    let made = [
+        frame::encode(&beat(5), Stamp { seq: 3, echo: 2, held_us: 9 }, Some(&about()), None),
+        frame::encode(&beat(5), Stamp { seq: 4, echo: 3, held_us: 1 }, None, Some(b"license")),
+    ];
+    if std::env::var_os("REWRITE").is_some() {
+        let rows: Vec<String> = ["full", "license"]
+            .iter()
+            .zip(&made)
+            .map(|(name, bytes)| format!("    (\"{name}\", \"{}\"),\n", crate::identity::hex(bytes)))
+            .collect();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/link/frames-0.1.0.rs");
+        std::fs::write(path, format!("[\n{}]\n", rows.concat())).unwrap();
+        return;
+    }
+    assert_eq!(FIXTURES.len(), 2);
+    for (name, hex) in FIXTURES {
+        let frame = frame::decode(5, &unhex(hex)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(frame.beat, beat(5), "{name}");
+    }
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+#[test]
+fn unknown_future_fields_are_skipped() {
+    let mut bytes = frame::encode(&beat(5), Stamp::default(), None, None);
+    // One more entry of the map: field 200 with a nested value that no version knows.
+    let entries = bytes[0] & 0x1f;
+    assert!(bytes[0] & 0xe0 == 0xa0 && entries < 23, "a short definite map");
+    bytes[0] += 1;
+    bytes.extend_from_slice(&[0x18, 200, 0x82, 0x01, 0xa1, 0x02, 0x63, b'n', b'e', b'w']);
+    assert_eq!(frame::decode(5, &bytes).unwrap().beat, beat(5));
+}
+
+#[test]
+fn nonsense_from_the_peer_is_an_error() {
+    let good = frame::encode(&beat(5), Stamp::default(), None, None);
+    for len in 0..good.len() {
+        assert!(frame::decode(5, &good[..len]).is_err(), "truncated to {len}");
+    }
+    let mut huge = beat(5);
+    huge.lease = Span::ms(10_000_000);
+    let bytes = frame::encode(&huge, Stamp::default(), None, None);
+    assert_eq!(frame::decode(5, &bytes), Err(FrameError::Nonsense("lease")));
+    let mut high = beat(5);
+    high.highest = Epoch(u64::MAX);
+    let bytes = frame::encode(&high, Stamp::default(), None, None);
+    assert_eq!(frame::decode(5, &bytes), Err(FrameError::Nonsense("epoch")));
+    let mut long = about();
+    long.version = "v".repeat(100);
+    let bytes = frame::encode(&beat(5), Stamp::default(), Some(&long), None);
+    assert!(matches!(frame::decode(5, &bytes), Err(FrameError::TooLong { .. })));
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    let mut state = 0x1234_5678_9abc_def1_u64;
+    let mut roll = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let good = frame::encode(&beat(5), Stamp::default(), Some(&about()), Some(b"x"));
+    let (mut a, mut b) = pair();
+    acquaint(0, &mut a, &mut b);
+    for _ in 0..20_000 {
+        let mut bytes = good.clone();
+        for _ in 0..1 + roll() % 6 {
+            let at = usize::try_from(roll()).unwrap_or(0) % bytes.len();
+            bytes[at] = roll().to_le_bytes()[0];
+        }
+        let _ = frame::decode(5, &bytes);
+        let _ = b.open(Mono(1), &mut bytes);
+    }
+}
+
+#[test]
+fn the_meter_measures_loss_and_round_trips() {
+    let (mut ours, mut peers) = (Meter::default(), Meter::default());
+    let ms = |ms: u64| Mono(ms * 1_000_000);
+    for i in 1..=200_u64 {
+        let stamp = ours.stamp(ms(i * 50));
+        if i % 4 == 0 {
+            continue; // one in four is lost
+        }
+        peers.heard(ms(i * 50 + 1), stamp);
+        let back = peers.stamp(ms(i * 50 + 3));
+        ours.heard(ms(i * 50 + 4), back);
+    }
+    let view = peers.view(ms(10_050));
+    assert!((220..=280).contains(&view.loss_permille), "{view:?}");
+    let view = ours.view(ms(10_050));
+    assert_eq!(view.loss_permille, 0);
+    // Four milliseconds, of which the peer held the frame for two.
+    assert!((1_900..=2_100).contains(&view.rtt_us.unwrap()), "{view:?}");
+    let minute = ours.take_minute();
+    assert_eq!((minute.sent, minute.received), (200, 150));
+    assert_eq!(ours.take_minute().sent, 0);
+}

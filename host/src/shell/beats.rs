@@ -1,0 +1,523 @@
+//! The real-time thread: core, beats, gate. The echo *is* the promise, so nothing here waits for anything but the next
+//! event, and nothing takes a lock that a thread of lower priority may hold.
+//!
+//! One turn, in this order of priority:
+//! 1. the clock is read; the core itself notices a stall before it looks at any input;
+//! 2. frames of the peer;
+//! 3. what the kernel says about addresses, rules and probes;
+//! 4. what disk, policies, operators and the rest of the daemon say;
+//! 5. timers.
+//!
+//! After each input its effects are carried out; what an effect answers at once is an input of the same turn.
+
+use super::clock::Clock;
+use super::decide::Job;
+use super::inbox::{Inbox, Mail, OrderReply};
+use super::realtime;
+use super::report::{Report, Reporter};
+use super::snapshot::{Board, Snapshot};
+use crate::link::{About, Links, Received};
+use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, PersistId, Span};
+use staffetta_vip::{GateClass, Kernel, KernelEvent, Renewal};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// What a node says about itself is said again this often, or when it changes.
+const ABOUT_INTERVAL: Span = Span::ms(500);
+/// The license document is told this often.
+const LICENSE_INTERVAL: Span = Span::ms(5_000);
+/// Announcements after a claim or a conflict, beside the one at once.
+const BURST_MS: [u64; 7] = [20, 50, 100, 250, 500, 1_000, 2_000];
+/// Announcements while nothing happens: switches and phones forget.
+const REFRESH: Span = Span::ms(30_000);
+/// A stranger that claims the VIP is answered at most this often (RFC 5227 §2.4).
+const DEFEND_INTERVAL: Span = Span::ms(1_000);
+/// A release that the kernel refused is tried again after this.
+const RELEASE_AGAIN: Span = Span::ms(20);
+/// The board is updated at most this often unless something changed.
+const BOARD_INTERVAL: Span = Span::ms(100);
+/// Links are summed up this often.
+const MINUTE: Span = Span::ms(60_000);
+/// Mails taken in one turn.
+const MAILS_PER_TURN_MAX: usize = 64;
+
+/// What the thread is made of.
+pub(crate) struct Parts {
+    pub node: Node,
+    pub clock: Clock,
+    pub links: Links,
+    pub kernel: Kernel,
+    pub inbox: Inbox,
+    pub persist: mpsc::Sender<(PersistId, Durable)>,
+    pub jobs: mpsc::Sender<Job>,
+    pub reporter: Reporter,
+    pub board: Board,
+    pub about: About,
+    pub probes: bool,
+}
+
+/// Announcements that are still due.
+#[derive(Debug, Default)]
+struct Announcements {
+    due: VecDeque<Mono>,
+    defended: Option<Mono>,
+}
+
+impl Announcements {
+    fn burst(&mut self, now: Mono) {
+        self.due = BURST_MS.iter().map(|ms| now + Span::ms(*ms)).collect();
+        self.due.push_back(now + REFRESH);
+    }
+}
+
+pub(crate) struct Beats {
+    parts: Parts,
+    queue: VecDeque<Event>,
+    received: Vec<Received>,
+    kernel_events: Vec<KernelEvent>,
+    announcements: Announcements,
+    class: GateClass,
+    release_again: Option<Mono>,
+    order: Option<OrderReply>,
+    about_at: Mono,
+    license: Option<Vec<u8>>,
+    license_at: Mono,
+    peer: Option<(About, Mono)>,
+    peer_license: Option<Vec<u8>>,
+    answers: Vec<(IpAddr, Answerer, Mono)>,
+    board_at: Mono,
+    minute_at: Option<Mono>,
+    changed: bool,
+    gate_fault: Option<String>,
+    live_links: u8,
+    done: bool,
+}
+
+impl Beats {
+    pub(crate) fn new(parts: Parts) -> Beats {
+        let class = parts.kernel.class();
+        Beats {
+            parts,
+            queue: VecDeque::new(),
+            received: Vec::new(),
+            kernel_events: Vec::new(),
+            announcements: Announcements::default(),
+            class,
+            release_again: None,
+            order: None,
+            about_at: Mono::ZERO,
+            license: None,
+            license_at: Mono::ZERO,
+            peer: None,
+            peer_license: None,
+            answers: Vec::new(),
+            board_at: Mono::ZERO,
+            minute_at: None,
+            changed: true,
+            gate_fault: None,
+            live_links: 0,
+            done: false,
+        }
+    }
+
+    /// Runs until the core says that nothing is held any more; then the gate is taken down.
+    pub(crate) fn run(mut self) {
+        let fifo = realtime::raise_this_thread(realtime::PRIORITY_BEATS);
+        self.parts.board.set_fifo(fifo);
+        let mut fds = self.parts.links.fds();
+        fds.extend(self.parts.kernel.fds());
+        fds.push(self.parts.inbox.fd());
+        while !self.done {
+            self.turn();
+            if !self.done {
+                let now = self.parts.clock.now();
+                wait(&fds, self.next_due().since(now));
+            }
+        }
+        if let Err(error) = self.parts.kernel.close() {
+            self.parts.reporter.say(Report::Kernel(format!("taking the gate down: {error}")));
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = self.parts.clock.now();
+        let mut received = std::mem::take(&mut self.received);
+        self.parts.links.receive(now, &mut received);
+        for frame in received.drain(..) {
+            self.hear(now, frame);
+        }
+        self.received = received;
+        let mut events = std::mem::take(&mut self.kernel_events);
+        self.parts.kernel.pump(&mut events);
+        for event in events.drain(..) {
+            self.kernel_says(event);
+        }
+        self.kernel_events = events;
+        self.gate_class();
+        for _ in 0..MAILS_PER_TURN_MAX {
+            let Some(mail) = self.parts.inbox.take() else { break };
+            self.open_mail(mail);
+        }
+        let now = self.parts.clock.now();
+        if self.parts.node.deadline().is_some_and(|due| due <= now) {
+            self.feed(Event::Tick);
+        }
+        self.timers();
+        self.post(now);
+    }
+
+    fn next_due(&self) -> Mono {
+        let mut due = self.parts.node.deadline().unwrap_or(Mono::NEVER);
+        let announce = self.announcements.due.front().copied();
+        for at in [announce, self.release_again].into_iter().flatten() {
+            due = due.min(at);
+        }
+        due
+    }
+
+    /// Steps the core, then carries out what it wants, until nothing is left to say.
+    fn feed(&mut self, event: Event) {
+        self.queue.push_back(event);
+        while let Some(event) = self.queue.pop_front() {
+            let now = self.parts.clock.now();
+            for effect in self.parts.node.step(now, event) {
+                self.carry_out(effect);
+            }
+        }
+    }
+
+    fn hear(&mut self, now: Mono, frame: Received) {
+        if let Some(about) = frame.about {
+            if self.peer.as_ref().is_none_or(|(old, _)| old.macs != about.macs) {
+                let macs = about.macs.chunks_exact(6);
+                let macs = macs.map(|mac| mac.try_into().expect("six bytes")).collect();
+                self.parts.kernel.set_peer_macs(macs);
+            }
+            self.peer = Some((about, now));
+        }
+        if frame.license.is_some() && frame.license != self.peer_license {
+            self.peer_license = frame.license;
+            self.changed = true;
+        }
+        let fresh = self.fresh_links(now);
+        if fresh != self.live_links {
+            self.live_links = fresh;
+            self.feed(Event::Links(fresh));
+        }
+        self.feed(Event::Heard(frame.beat));
+    }
+
+    fn fresh_links(&self, now: Mono) -> u8 {
+        let lease = Span::ms(self.parts.board.lease_ms());
+        let views = self.parts.links.view(now);
+        let fresh = views.iter().filter(|view| {
+            view.heard.is_some_and(|age| age < lease) && view.echoed.is_some_and(|age| age < lease)
+        });
+        u8::try_from(fresh.count()).unwrap_or(u8::MAX)
+    }
+
+    fn kernel_says(&mut self, event: KernelEvent) {
+        match &event {
+            KernelEvent::ProbeAnswer { vip, by, .. } => {
+                let answerer = match by {
+                    staffetta_vip::Answerer::Peer => Answerer::Peer,
+                    staffetta_vip::Answerer::Stranger => Answerer::Stranger,
+                    staffetta_vip::Answerer::Own => return,
+                };
+                let now = self.parts.clock.now();
+                self.answers.retain(|(address, ..)| address != vip);
+                self.answers.push((*vip, answerer, now));
+                if answerer == Answerer::Stranger {
+                    self.parts.reporter.say(Report::KernelEvent(event));
+                }
+                return self.feed(Event::Probed(answerer));
+            }
+            KernelEvent::Conflict { .. } => {
+                let now = self.parts.clock.now();
+                let again = self.announcements.defended;
+                if again.is_some_and(|at| now.since(at) < DEFEND_INTERVAL) {
+                    return;
+                }
+                self.announcements.defended = Some(now);
+                self.parts.kernel.announce();
+                self.announcements.burst(now);
+            }
+            KernelEvent::AddressLost { .. } | KernelEvent::LinkUp { .. } => {
+                let now = self.parts.clock.now();
+                if self.parts.kernel.held() {
+                    self.parts.kernel.announce();
+                    self.announcements.burst(now);
+                }
+            }
+            KernelEvent::RulesetFlushed | KernelEvent::LinkDown { .. } => {}
+        }
+        self.changed = true;
+        self.parts.reporter.say(Report::KernelEvent(event));
+    }
+
+    /// G follows the gate in force.
+    fn gate_class(&mut self) {
+        let class = self.parts.kernel.class();
+        if class != self.class {
+            self.class = class;
+            let ms = u64::try_from(class.slack().as_millis()).unwrap_or(u64::MAX);
+            self.parts.reporter.say(Report::GateClass(class));
+            self.feed(Event::Slack(Span::ms(ms)));
+            self.changed = true;
+        }
+    }
+
+    fn open_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Event(event) => self.feed(event),
+            Mail::Order(order, reply) => {
+                if self.order.is_some() {
+                    let busy = Err(staffetta_core::Refusal::Busy);
+                    return drop(reply.send(busy));
+                }
+                self.order = Some(reply);
+                self.feed(Event::Order(order));
+            }
+            Mail::About(about) => {
+                if self.parts.about != *about {
+                    self.parts.about = *about;
+                    self.about_at = Mono::ZERO;
+                }
+            }
+            Mail::License(document) => self.license = document,
+            Mail::Reconcile => {
+                if let Err(error) = self.parts.kernel.reconcile() {
+                    self.parts.reporter.say(Report::Kernel(error.to_string()));
+                }
+            }
+            Mail::Abandon => {
+                // The stop budget is over: whatever the core still waits for, nothing may stay held.
+                if let Err(error) = self.parts.kernel.release() {
+                    self.parts.reporter.say(Report::Kernel(error.to_string()));
+                }
+                self.done = true;
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = self.parts.clock.now();
+        if self.release_again.is_some_and(|at| at <= now) {
+            self.release();
+        }
+        let minute_at = *self.minute_at.get_or_insert(now + MINUTE);
+        if minute_at <= now {
+            self.minute_at = Some(now + MINUTE);
+            self.parts.reporter.say(Report::Minutes(self.parts.links.take_minutes()));
+        }
+        if self.announcements.due.front().is_some_and(|at| *at <= now) {
+            self.announcements.due.pop_front();
+            if !self.parts.kernel.held() {
+                self.announcements.due.clear();
+                return;
+            }
+            self.parts.kernel.announce();
+            if self.announcements.due.is_empty() {
+                self.announcements.due.push_back(now + REFRESH);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(beat) => self.send(&beat),
+            Effect::Persist(id, record) => {
+                if self.parts.persist.send((id, record)).is_err() {
+                    self.queue.push_back(Event::PersistFailed(id));
+                }
+            }
+            Effect::Claim { until, .. } => self.claim(until),
+            Effect::Renew { until } => self.renew(until),
+            Effect::Release => self.release(),
+            Effect::Announce => {
+                let now = self.parts.clock.now();
+                if self.parts.kernel.held() {
+                    self.parts.kernel.announce();
+                    self.announcements.burst(now);
+                }
+            }
+            Effect::Probe => {
+                if self.parts.probes {
+                    self.parts.kernel.probe();
+                } else {
+                    self.queue.push_back(Event::Probed(Answerer::NotProbed));
+                }
+            }
+            Effect::Ask(ask) => {
+                let now = self.parts.clock.now();
+                let id = ask.id;
+                let job = Job::Ask(Box::new(super::decide::Question {
+                    until: Instant::now() + duration(ask.deadline.since(now)),
+                    links: self.parts.links.view(now),
+                    answers: self.answers_aged(now),
+                    peer: self.peer.as_ref().map(|(about, at)| (about.clone(), now.since(*at))),
+                    ask,
+                }));
+                if self.parts.jobs.send(job).is_err() {
+                    self.queue.push_back(Event::Unanswered(id));
+                }
+            }
+            Effect::Exit => self.done = true,
+            Effect::OrderDone(result) => {
+                if let Some(reply) = self.order.take() {
+                    // Whoever ordered may have gone; what was done is in the journal.
+                    let _ = reply.send(result.map(|_: Order| ()));
+                }
+            }
+            Effect::Note(note) => {
+                self.changed = true;
+                if let staffetta_core::Note::Paired(true) = note
+                    && self.parts.kernel.held()
+                {
+                    let now = self.parts.clock.now();
+                    self.announcements.burst(now);
+                }
+                self.parts.reporter.say(Report::Note(note));
+            }
+        }
+    }
+
+    fn send(&mut self, beat: &staffetta_core::Beat) {
+        let now = self.parts.clock.now();
+        let about = (now.since(self.about_at) >= ABOUT_INTERVAL).then_some(&self.parts.about);
+        if about.is_some() {
+            self.about_at = now;
+        }
+        let license_due = about.is_none() && now.since(self.license_at) >= LICENSE_INTERVAL;
+        let license = self.license.as_deref().filter(|_| license_due);
+        if license.is_some() {
+            self.license_at = now;
+        }
+        self.parts.links.send(now, beat, about, license);
+    }
+
+    /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen the lease.
+    fn claim(&mut self, until: Mono) {
+        let left = until.since(self.parts.clock.now());
+        let result = self.parts.kernel.claim(duration(left));
+        let now = self.parts.clock.now();
+        match result {
+            Ok(()) if now < until => {
+                self.gate_fault = None;
+                self.parts.kernel.announce();
+                self.announcements.burst(now);
+                self.queue.push_back(Event::Claimed);
+            }
+            Ok(()) => {
+                self.release_quietly();
+                self.queue.push_back(Event::ClaimFailed);
+            }
+            Err(error) => {
+                self.gate_fault = Some(error.to_string());
+                self.parts.reporter.say(Report::Kernel(error.to_string()));
+                self.release_quietly();
+                self.queue.push_back(Event::ClaimFailed);
+            }
+        }
+    }
+
+    fn renew(&mut self, until: Mono) {
+        let left = until.since(self.parts.clock.now());
+        let result = self.parts.kernel.renew(duration(left));
+        let now = self.parts.clock.now();
+        if now >= until {
+            return self.release_quietly();
+        }
+        match result {
+            Ok(Renewal::Renewed) => self.gate_fault = None,
+            // The kernel's timer was first by a tick, or someone removed the element: the lease is live, so claim anew.
+            Ok(Renewal::Lost) => self.claim(until),
+            Err(error) => {
+                let text = error.to_string();
+                if self.gate_fault.as_ref() != Some(&text) {
+                    self.parts.reporter.say(Report::Kernel(text.clone()));
+                }
+                self.gate_fault = Some(text);
+            }
+        }
+    }
+
+    fn release_quietly(&mut self) {
+        if let Err(error) = self.parts.kernel.release() {
+            self.parts.reporter.say(Report::Kernel(error.to_string()));
+        }
+    }
+
+    fn release(&mut self) {
+        let now = self.parts.clock.now();
+        self.announcements.due.clear();
+        match self.parts.kernel.release() {
+            Ok(()) => {
+                let again = self.release_again.take().is_some();
+                self.changed = true;
+                if again {
+                    return self.feed(Event::Released);
+                }
+                self.queue.push_back(Event::Released);
+            }
+            Err(error) => {
+                if self.release_again.is_none() {
+                    self.parts.reporter.say(Report::Kernel(error.to_string()));
+                }
+                self.release_again = Some(now + RELEASE_AGAIN);
+            }
+        }
+    }
+
+    fn answers_aged(&self, now: Mono) -> Vec<(IpAddr, Answerer, Span)> {
+        self.answers.iter().map(|(vip, by, at)| (*vip, *by, now.since(*at))).collect()
+    }
+
+    /// Puts what others may see on the board.
+    fn post(&mut self, now: Mono) {
+        if !self.changed && now.since(self.board_at) < BOARD_INTERVAL {
+            return;
+        }
+        let snapshot = Snapshot {
+            view: self.parts.node.view(now),
+            at: Instant::now(),
+            now,
+            links: self.parts.links.view(now),
+            held: self.parts.kernel.held(),
+            class: self.class,
+            gate_error: self.parts.kernel.gate_error().map(str::to_owned),
+            gate_fault: self.gate_fault.clone(),
+            peer: self.peer.as_ref().map(|(about, at)| (about.clone(), now.since(*at))),
+            peer_license: self.peer_license.clone(),
+            answers: self.answers_aged(now),
+            rejected: self.parts.links.rejected(),
+            own_macs: self.parts.kernel.own_macs(),
+        };
+        if self.parts.board.post(snapshot) {
+            self.board_at = now;
+            self.changed = false;
+        }
+    }
+}
+
+fn duration(span: Span) -> Duration {
+    Duration::from_nanos(span.0)
+}
+
+/// Sleeps until a descriptor is readable or the time has passed (`ppoll(2)`).
+fn wait(fds: &[RawFd], span: Span) {
+    let mut polled: Vec<libc::pollfd> =
+        fds.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
+    let seconds = i64::try_from(span.0 / 1_000_000_000).unwrap_or(i64::MAX);
+    let nanoseconds = i64::try_from(span.0 % 1_000_000_000).unwrap_or(0);
+    let timeout = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    let count = libc::nfds_t::try_from(polled.len()).expect("a handful of descriptors");
+    // SAFETY: `polled` and `timeout` outlive the call; a null mask leaves signals as they are.
+    let status =
+        unsafe { libc::ppoll(polled.as_mut_ptr(), count, &timeout, std::ptr::null()) };
+    // An interrupted wait is a short one; the loop reads the clock either way.
+    debug_assert!(status >= 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR));
+}

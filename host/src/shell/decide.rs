@@ -1,0 +1,243 @@
+//! The policy thread: one question at a time, inside its deadline, off the beat thread.
+//!
+//! It alone owns the chains of failover and split-brain policies, so that a policy is swapped between two decisions
+//! without a lock. What it was asked, with everything that the answer was made from, goes to the journal.
+
+use super::inbox::Outbox;
+use super::realtime;
+use super::report::Reporter;
+use super::situation::{self, Site};
+use crate::evidence::Evidence;
+use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
+use crate::link::{About, LinkView};
+use staffetta_core::{Answerer, Ask, AskId, Event, Intent, Question as Asked, Side, Span, Verdict};
+use staffetta_policy::types::{FailoverIntent, FailoverVerdict, SplitBrainVerdict};
+use staffetta_policy::{Answer, FailoverChain, Kind, Policy, Speaker, SplitBrainChain, Subject};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// One thing for the policy thread.
+pub(crate) enum Job {
+    /// The core asks.
+    Ask(Box<Question>),
+    /// Put this policy in force.
+    Swap(Arc<Policy>),
+    /// Go back to the one before; answers with its name, or nothing where no site policy is in force.
+    Rollback(Kind, Sender<Option<Arc<Policy>>>),
+}
+
+/// A question of the core with what the beat thread sees.
+pub(crate) struct Question {
+    pub ask: Ask,
+    pub until: Instant,
+    pub links: Vec<LinkView>,
+    pub answers: Vec<(IpAddr, Answerer, Span)>,
+    pub peer: Option<(About, Span)>,
+}
+
+/// Which policies are in force; for status.
+#[derive(Debug, Clone)]
+pub(crate) struct InForce {
+    pub failover: (Speaker, Arc<Policy>),
+    pub split_brain: (Speaker, Arc<Policy>),
+    pub quarantined: Vec<Kind>,
+}
+
+/// Where [`InForce`] hangs.
+pub(crate) type Shelf = Arc<Mutex<InForce>>;
+
+pub(crate) struct Decider {
+    pub site: Site,
+    pub evidence: Evidence,
+    pub failover: FailoverChain,
+    pub split_brain: SplitBrainChain,
+    pub outbox: Outbox,
+    pub journal: JournalHandle,
+    pub reporter: Reporter,
+    pub shelf: Shelf,
+    pub memory_file: PathBuf,
+    pub started: Instant,
+}
+
+/// Version of the engine in decision records.
+const ENGINE: &str = concat!("staffetta ", env!("CARGO_PKG_VERSION"), ", wasmtime 48");
+
+impl Decider {
+    /// Works until every sender is gone.
+    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+        realtime::raise_this_thread(realtime::PRIORITY_HELPERS);
+        self.load_memory();
+        while let Ok(job) = jobs.recv() {
+            match job {
+                Job::Ask(question) => self.answer(&question),
+                Job::Swap(policy) => match policy.kind() {
+                    Kind::Failover => self.failover.swap(policy),
+                    Kind::SplitBrain => self.split_brain.swap(policy),
+                    Kind::License => {}
+                },
+                Job::Rollback(kind, reply) => {
+                    let out = match kind {
+                        Kind::Failover => self.failover.rollback(),
+                        Kind::SplitBrain => self.split_brain.rollback(),
+                        Kind::License => None,
+                    };
+                    // The operator may have gone; the policy is out of force either way.
+                    let _ = reply.send(out);
+                }
+            }
+            self.shelve();
+        }
+    }
+
+    fn answer(&mut self, question: &Question) {
+        let id = question.ask.id;
+        match question.ask.question {
+            Asked::SplitBrain { a, b } => {
+                let situation = situation::split_brain(&self.site, &question.ask.seen, a, b);
+                let now = self.started.elapsed();
+                let wall = situation::wall();
+                let answer = self.split_brain.decide(&situation, &wall, now, question.until);
+                let verdict = answer.verdict.as_ref().map(|verdict| self.serve(verdict));
+                self.reply(id, verdict);
+                let said = answer.verdict.as_ref().map(|verdict| {
+                    let serve = verdict.serve.as_deref().unwrap_or("whoever serves");
+                    (format!("serve: {serve}"), verdict.reason.clone())
+                });
+                self.record("split-brain", &situation, &answer, said);
+            }
+            Asked::Start
+            | Asked::PeerSilent
+            | Asked::GoOnAlone
+            | Asked::Review
+            | Asked::Switchover => {
+                let seen = self.evidence.seen();
+                let situation = situation::failover(&self.site, question, &seen);
+                let now = self.started.elapsed();
+                let wall = situation::wall();
+                let answer = self.failover.decide(&situation, &wall, now, question.until);
+                self.reply(id, answer.verdict.as_ref().map(core_verdict));
+                let said = answer
+                    .verdict
+                    .as_ref()
+                    .map(|verdict| (verdict.intent.to_string(), verdict.reason.clone()));
+                self.record(&situation.question.to_string(), &situation, &answer, said);
+            }
+        }
+    }
+
+    fn reply(&self, id: AskId, verdict: Option<Verdict>) {
+        self.outbox.event(match verdict {
+            Some(verdict) => Event::Answered(id, verdict),
+            None => Event::Unanswered(id),
+        });
+    }
+
+    fn serve(&self, verdict: &SplitBrainVerdict) -> Verdict {
+        let intent = match verdict.serve.as_deref() {
+            None => Intent::Hold,
+            Some(name) if name == self.site.name(Side::A) => Intent::Serve(Side::A),
+            Some(name) if name == self.site.name(Side::B) => Intent::Serve(Side::B),
+            Some(_) => Intent::AskOperator,
+        };
+        Verdict { intent, recheck: None }
+    }
+
+    fn record<S: Subject + serde::Serialize>(
+        &mut self,
+        question: &str,
+        situation: &S,
+        answer: &Answer<S::Verdict>,
+        said: Option<(String, String)>,
+    ) {
+        let (intent, reason) = said.unwrap_or_else(|| {
+            ("hold".into(), "no policy answered in time: the host's safe verdict".into())
+        });
+        for attempt in &answer.attempts {
+            let text = format!("{:?} policy gave no verdict: {}", attempt.speaker, attempt.failure);
+            self.reporter.event(EventLevel::Warn, "policy-failed", text);
+        }
+        let context = answer.context.as_ref();
+        let remembered = answer.verdict.as_ref().is_some_and(|v| S::memory(v).is_some());
+        self.journal.decision(DecisionRecord {
+            at_unix_ms: unix_ms_now(),
+            kind: S::KIND.name().into(),
+            question: question.into(),
+            intent,
+            reason,
+            spoke: super::publish::spoke(answer.spoke),
+            situation: json(situation),
+            settings: context.map_or_else(|| "{}".into(), |context| context.settings.clone()),
+            memory: context.and_then(|context| context.memory.clone()),
+            verdict: answer.verdict.as_ref().map_or_else(|| "null".into(), json),
+            digest: answer.digest.clone().unwrap_or_default(),
+            engine: ENGINE.into(),
+            fuel: answer.fuel,
+            cpu_us: answer.cpu_us,
+            notes: answer.notes.iter().map(|note| format!("{:?}: {}", note.level, note.text)).collect(),
+            attempts: answer
+                .attempts
+                .iter()
+                .map(|a| format!("{:?} {}: {}", a.speaker, a.digest, a.failure))
+                .collect(),
+        });
+        if remembered {
+            self.save_memory();
+        }
+    }
+
+    fn shelve(&self) {
+        let (speaker, policy) = self.failover.in_force();
+        let failover = (speaker, Arc::clone(policy));
+        let (speaker, policy) = self.split_brain.in_force();
+        let split_brain = (speaker, Arc::clone(policy));
+        let mut quarantined = Vec::new();
+        quarantined.extend(self.failover.quarantined().then_some(Kind::Failover));
+        quarantined.extend(self.split_brain.quarantined().then_some(Kind::SplitBrain));
+        *self.shelf.lock().expect("no holder panics") =
+            InForce { failover, split_brain, quarantined };
+    }
+
+    /// What policies remember is kept over restarts, as one JSON object by digest.
+    fn save_memory(&self) {
+        let text = json(self.failover.memories());
+        let temp = self.memory_file.with_extension("new");
+        let written =
+            std::fs::write(&temp, text).and_then(|()| std::fs::rename(&temp, &self.memory_file));
+        if let Err(error) = written {
+            let text = format!("cannot keep what policies remember: {error}");
+            self.reporter.event(EventLevel::Warn, "policy-memory", text);
+        }
+    }
+
+    fn load_memory(&mut self) {
+        let Ok(text) = std::fs::read_to_string(&self.memory_file) else { return };
+        match serde_json::from_str::<BTreeMap<String, String>>(&text) {
+            Ok(memories) => self.failover.remember(memories),
+            Err(error) => {
+                let file = self.memory_file.display();
+                let text = format!("{file} is not readable ({error}): policies start without memory");
+                self.reporter.event(EventLevel::Warn, "policy-memory", text);
+            }
+        }
+    }
+}
+
+fn core_verdict(verdict: &FailoverVerdict) -> Verdict {
+    let intent = match &verdict.intent {
+        FailoverIntent::Hold | FailoverIntent::Other(_) => Intent::Hold,
+        FailoverIntent::TakeOver => Intent::TakeOver,
+        FailoverIntent::GoOnAlone => Intent::GoOnAlone,
+        FailoverIntent::HandOver => Intent::HandOver,
+        FailoverIntent::StepDown => Intent::StepDown,
+        FailoverIntent::AskOperator => Intent::AskOperator,
+    };
+    Verdict { intent, recheck: verdict.recheck.map(|ms| Span::ms(ms.into())) }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| format!("\"not serialisable: {error}\""))
+}

@@ -1,0 +1,311 @@
+//! The daemon: wires core, links, kernel, policies, disk, journal and control together.
+//!
+//! This and the simulator are the only interpreters of the core's events and effects. The real-time thread is
+//! [`beats`]; beside it run the epoch's persister and the policy thread, just below it in priority; everything else is
+//! on tokio and speaks to them over channels.
+
+mod beats;
+mod clock;
+mod decide;
+mod disk;
+mod inbox;
+mod licensing;
+mod orders;
+mod policies;
+mod publish;
+mod realtime;
+mod report;
+mod situation;
+mod snapshot;
+mod tasks;
+
+use self::beats::{Beats, Parts};
+use self::clock::Clock;
+use self::decide::{Decider, InForce, Job};
+use self::disk::EpochFile;
+use self::inbox::{Mail, Outbox};
+use self::licensing::{Judged, Licensing};
+use self::policies::Loader;
+use self::publish::Publisher;
+use self::report::Reporter;
+use self::snapshot::Board;
+use crate::api::status::{LicenseState, LicenseStatus};
+use crate::config::Config;
+use crate::evidence::Evidence;
+use crate::identity::Identity;
+use crate::journal::{EventLevel, Journal};
+use crate::link::{About, Links, Secret};
+use anyhow::Context;
+use staffetta_core::{Boot, Durable, Event, Node, Options, PersistId, Side, Span};
+use staffetta_policy::{Chain, Engine, Kind, Limits, Speaker};
+use staffetta_vip::{Kernel, Vip};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Name of the nftables tables.
+pub const TABLE: &str = "staffetta";
+/// The backup lifetime of the addresses beyond the lease.
+const LIFETIME_BEYOND: Duration = Duration::from_secs(3);
+/// What is left of the journal's queue may take this long at the end.
+const JOURNAL_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The threads that hold senders of their own, and what is left to join at the end.
+pub(crate) struct Running {
+    pub outbox: Outbox,
+    pub failover_jobs: Sender<Job>,
+    pub license_jobs: Sender<Job>,
+    beats: JoinHandle<()>,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: names what is wrong and the remedy.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let started = Instant::now();
+    abort_with_the_beat_thread();
+    let memory_locked = realtime::lock_memory();
+    let journal = Journal::open(&config.journal_file(), config.journal_bytes_max)
+        .context("cannot open the journal")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let server = crate::api::Server::bind(&config.control_socket())?;
+    let (reporter, reports) = Reporter::channel();
+    let engine = Engine::new(Limits::default())?;
+    let loader = Loader::new(&config, engine);
+    let evidence = evidence_of(&config);
+    let board = Board::new(config.timing.parts_ms()[1]);
+    let identity = Identity::load_or_create(&config.node.identity_file)?;
+
+    let (outbox, inbox) = inbox::channel().context("cannot make an eventfd")?;
+    let side = if config.side_index() == 0 { Side::A } else { Side::B };
+    let (file, disk) = EpochFile::open(&config.node.state_dir, side)?;
+    let persist = persister(file, outbox.clone(), reporter.clone());
+
+    let failover = chain(Kind::Failover, &loader, &config, &reporter)?;
+    let split_brain = chain(Kind::SplitBrain, &loader, &config, &reporter)?;
+    let license = chain(Kind::License, &loader, &config, &reporter)?;
+    let shelf = Arc::new(Mutex::new(in_force(&failover, &split_brain)));
+    let judgment = Arc::new(Mutex::new(not_judged(&license)));
+
+    let (failover_jobs, jobs) = mpsc::channel();
+    let decider = Decider {
+        site: situation::Site::of(&config),
+        evidence: evidence.clone(),
+        failover,
+        split_brain,
+        outbox: outbox.clone(),
+        journal: journal.handle(),
+        reporter: reporter.clone(),
+        shelf: Arc::clone(&shelf),
+        memory_file: config.node.state_dir.join("policy-memory.json"),
+        started,
+    };
+    spawn("policy", move || decider.run(&jobs))?;
+    let (license_jobs, jobs) = mpsc::channel();
+    let licensing = Licensing {
+        node: config.node.name.clone(),
+        peer: config.peer.name.clone(),
+        identity: identity.public(),
+        document: config.license.document.clone(),
+        off: config.license.trusted_keys.is_empty(),
+        chain: license,
+        board: board.clone(),
+        outbox: outbox.clone(),
+        evidence: evidence.clone(),
+        journal: journal.handle(),
+        reporter: reporter.clone(),
+        judgment: Arc::clone(&judgment),
+        seen_file: config.node.state_dir.join("latest-seen"),
+        started,
+    };
+    spawn("license", move || licensing.run(&jobs))?;
+
+    let kernel = open_kernel(&config)?;
+    let held = kernel.held_flag();
+    let slack = Span::ms(u64::try_from(kernel.class().slack().as_millis())?);
+    let timing = config.timing.with_slack(slack)?;
+    let start = u64::from_be_bytes(crate::identity::random()?).max(1);
+    let secret = Secret(*config.secret()?.bytes());
+    let links = Links::open(&config.links, side, config.cluster.id, &secret, start)?;
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        config: config.pair_digest().to_vec(),
+        identity: identity.public().to_vec(),
+        macs: kernel.own_macs().concat(),
+        ..About::default()
+    };
+    let mut clock = Clock::default();
+    let options = Options {
+        side,
+        preferred: config.node.preferred,
+        peer_preferred: config.peer.preferred,
+        timing,
+    };
+    let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
+    let parts = Parts {
+        node,
+        clock,
+        links,
+        kernel,
+        inbox,
+        persist,
+        jobs: failover_jobs.clone(),
+        reporter: reporter.clone(),
+        board: board.clone(),
+        about: about.clone(),
+        probes: config.vips.iter().any(|vip| vip.interface != "lo"),
+    };
+    let ended = Arc::new(tokio::sync::Notify::new());
+    let end = Arc::clone(&ended);
+    let beats = spawn(BEAT_THREAD, move || {
+        Beats::new(parts).run();
+        end.notify_one();
+    })?;
+    reporter.event(EventLevel::Info, "start", format!("{} starts", config.node.name));
+    let running = Running { outbox, failover_jobs, license_jobs, beats };
+    let publisher = Publisher {
+        digest: config.pair_digest(),
+        config,
+        board,
+        shelf,
+        judgment,
+        evidence,
+        journal: journal.handle(),
+        memory_locked,
+        started,
+    };
+    let tasks = tasks::Tasks { server, reports, reporter, loader, publisher, about, held, ended };
+    let result = runtime.block_on(tasks::run(tasks, &running));
+    let joined = running.beats.join();
+    drop((running.outbox, running.failover_jobs, running.license_jobs));
+    runtime.shutdown_timeout(JOURNAL_PATIENCE);
+    journal.close(JOURNAL_PATIENCE);
+    anyhow::ensure!(joined.is_ok(), "the beat thread ended by itself");
+    result
+}
+
+/// Name of the thread whose end is the end of the process.
+const BEAT_THREAD: &str = "beats";
+
+/// A broken invariant ends the process at once: the gate closes by the kernel's timer, the peer takes over.
+fn abort_with_the_beat_thread() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        print(info);
+        if std::thread::current().name() == Some(BEAT_THREAD) {
+            std::process::abort();
+        }
+    }));
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("cannot start the {name} thread"))
+}
+
+fn evidence_of(config: &Config) -> Evidence {
+    let checks: Vec<String> = config.checks.iter().map(|check| check.name.clone()).collect();
+    let targets: Vec<String> = config.references.iter().map(|target| target.name.clone()).collect();
+    Evidence::new(&checks, &targets)
+}
+
+fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
+    let vips = config.vips.iter().map(|vip| Vip {
+        address: vip.address,
+        prefix: vip.prefix,
+        interface: vip.interface.clone(),
+    });
+    let lease = Duration::from_millis(config.timing.parts_ms()[1]);
+    let kernel = Kernel::open(staffetta_vip::Options {
+        vips: vips.collect(),
+        table: TABLE.into(),
+        neighbors: config.references.iter().map(|reference| reference.address).collect(),
+        lifetime_backup: lease + LIFETIME_BEYOND,
+        force_class: None,
+    })?;
+    Ok(kernel)
+}
+
+/// The chain of one kind: built-in below, the configured site policy on top. A site policy that is refused is an alarm
+/// and leaves the built-in one in force: an error in a file must not take the service down at a restart.
+fn chain<S: staffetta_policy::Subject>(
+    kind: Kind,
+    loader: &Loader,
+    config: &Config,
+    reporter: &Reporter,
+) -> anyhow::Result<Chain<S>> {
+    let section = match kind {
+        Kind::Failover => &config.policies.failover,
+        Kind::License => &config.policies.license,
+        Kind::SplitBrain => &config.policies.split_brain,
+    };
+    let built_in = loader
+        .built_in(kind, config)
+        .with_context(|| format!("settings of the built-in {kind} policy ([policy.{kind}.settings])"))?;
+    let mut chain = Chain::new(built_in);
+    match loader.configured(kind, section) {
+        Ok(Some(policy)) => chain.swap(policy),
+        Ok(None) => {}
+        Err(error) => {
+            reporter.event(EventLevel::Error, "policy-refused", format!("{error}; the built-in one decides"));
+        }
+    }
+    Ok(chain)
+}
+
+fn in_force(
+    failover: &staffetta_policy::FailoverChain,
+    split_brain: &staffetta_policy::SplitBrainChain,
+) -> InForce {
+    let owned = |(speaker, policy): (Speaker, &Arc<staffetta_policy::Policy>)| {
+        (speaker, Arc::clone(policy))
+    };
+    InForce {
+        failover: owned(failover.in_force()),
+        split_brain: owned(split_brain.in_force()),
+        quarantined: Vec::new(),
+    }
+}
+
+fn not_judged(chain: &staffetta_policy::LicenseChain) -> Judged {
+    let (speaker, policy) = chain.in_force();
+    Judged {
+        status: LicenseStatus { state: LicenseState::Unknown, reason: "not judged yet".into() },
+        policy: (speaker, Arc::clone(policy)),
+        warnings: Vec::new(),
+    }
+}
+
+/// The thread that makes epochs durable.
+fn persister(
+    mut file: EpochFile,
+    outbox: Outbox,
+    reporter: Reporter,
+) -> Sender<(PersistId, Durable)> {
+    let (sender, receiver): (_, Receiver<(PersistId, Durable)>) = mpsc::channel();
+    let work = move || {
+        realtime::raise_this_thread(realtime::PRIORITY_HELPERS);
+        while let Ok((id, record)) = receiver.recv() {
+            let event = match file.write(&record) {
+                Ok(()) => Event::Persisted(id),
+                Err(error) => {
+                    reporter.event(EventLevel::Error, "epoch-file", error.to_string());
+                    Event::PersistFailed(id)
+                }
+            };
+            outbox.send(Mail::Event(event));
+        }
+    };
+    // Without the thread the channel is closed, and every write fails visibly.
+    let _ = spawn("epoch", work);
+    sender
+}

@@ -1,0 +1,121 @@
+//! Brings policies into force: the built-in ones always, the site's through the load gate.
+
+use crate::api::PolicyKind;
+use crate::config::{Config, PolicyConfig};
+use staffetta_policy::{Compile, Engine, GateOptions, Kind, LoadError, Policy};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is needed to load a policy; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Loader {
+    engine: Engine,
+    compile: Compile,
+    trusted_keys: Vec<[u8; 32]>,
+    license_keys: Vec<String>,
+}
+
+/// A policy file that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyFileError {
+    #[error("policy {path}: {error} (is the path right, and readable for the daemon?)")]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("policy {path}: {error}")]
+    Load { path: PathBuf, error: LoadError },
+}
+
+impl Loader {
+    pub(crate) fn new(config: &Config, engine: Engine) -> Loader {
+        Loader {
+            engine,
+            compile: Compile::child(Some(config.node.state_dir.join("compiled"))),
+            trusted_keys: config.policies.trusted_keys.clone(),
+            license_keys: config
+                .license
+                .trusted_keys
+                .iter()
+                .map(|key| crate::identity::hex(key))
+                .collect(),
+        }
+    }
+
+    /// The embedded policy of a kind. It runs with the site's settings only where no site policy is configured.
+    pub(crate) fn built_in(&self, kind: Kind, config: &Config) -> Result<Arc<Policy>, LoadError> {
+        let (component, section) = match kind {
+            Kind::Failover => (staffetta_bundle::FAILOVER, &config.policies.failover),
+            Kind::License => (staffetta_bundle::LICENSE, &config.policies.license),
+            Kind::SplitBrain => (staffetta_bundle::SPLIT_BRAIN, &config.policies.split_brain),
+        };
+        let settings = if section.file.is_some() { None } else { Some(&section.settings) };
+        let settings = self.settings(kind, settings);
+        let options = GateOptions::default();
+        self.engine.load(kind, component, &settings, &options, &self.compile).map(Arc::new)
+    }
+
+    /// The policy that the configuration names, if it names one.
+    pub(crate) fn configured(
+        &self,
+        kind: Kind,
+        section: &PolicyConfig,
+    ) -> Result<Option<Arc<Policy>>, PolicyFileError> {
+        let Some(path) = &section.file else { return Ok(None) };
+        let pin = section.pin.map(|pin| format!("sha256:{}", crate::identity::hex(&pin)));
+        self.file(kind, path, pin, Some(&section.settings)).map(Some)
+    }
+
+    /// A policy from a file.
+    pub(crate) fn file(
+        &self,
+        kind: Kind,
+        path: &Path,
+        pin: Option<String>,
+        settings: Option<&serde_json::Map<String, serde_json::Value>>,
+    ) -> Result<Arc<Policy>, PolicyFileError> {
+        let read = |error| PolicyFileError::Read { path: path.to_owned(), error };
+        let component = read_bounded(path).map_err(read)?;
+        let mut signature = path.as_os_str().to_owned();
+        signature.push(".sig");
+        let options = GateOptions {
+            pin,
+            trusted_keys: self.trusted_keys.clone(),
+            signature: std::fs::read(PathBuf::from(signature)).ok(),
+        };
+        let settings = self.settings(kind, settings);
+        self.engine
+            .load(kind, &component, &settings, &options, &self.compile)
+            .map(Arc::new)
+            .map_err(|error| PolicyFileError::Load { path: path.to_owned(), error })
+    }
+
+    fn settings(
+        &self,
+        kind: Kind,
+        settings: Option<&serde_json::Map<String, serde_json::Value>>,
+    ) -> String {
+        let mut settings = settings.cloned().unwrap_or_default();
+        match kind {
+            Kind::License => {
+                settings.insert("trusted_keys".into(), self.license_keys.clone().into());
+            }
+            Kind::Failover | Kind::SplitBrain => {}
+        }
+        serde_json::Value::Object(settings).to_string()
+    }
+}
+
+/// One byte more than the load gate takes, so that it is the gate that says what is wrong.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let max = staffetta_policy::COMPONENT_BYTES_MAX as u64 + 1;
+    std::fs::File::open(path)?.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub(crate) fn kind_of(kind: PolicyKind) -> Kind {
+    match kind {
+        PolicyKind::Failover => Kind::Failover,
+        PolicyKind::License => Kind::License,
+        PolicyKind::SplitBrain => Kind::SplitBrain,
+    }
+}

@@ -1,0 +1,197 @@
+//! The part of the daemon that runs on tokio: control socket, status, checks, references, orders, signals.
+
+use super::inbox::Mail;
+use super::policies::Loader;
+use super::publish::{Publisher, digests};
+use super::report::{Reporter, write_down};
+use super::snapshot::Snapshot;
+use super::{Running, orders};
+use crate::api::{Control, Server};
+use crate::evidence::{run_checks, run_references};
+use crate::journal::EventLevel;
+use crate::link::{About, Health};
+use staffetta_core::{Event, Order};
+use staffetta_vip::Vip;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+/// The status is made anew at least this often while somebody may read it.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+/// The watch of addresses is started again after this, should it fail.
+const WATCH_AGAIN: Duration = Duration::from_secs(5);
+
+pub(crate) struct Tasks {
+    pub server: Server,
+    pub reports: mpsc::UnboundedReceiver<super::report::Report>,
+    pub reporter: Reporter,
+    pub loader: Loader,
+    pub publisher: Publisher,
+    pub about: About,
+    pub held: Arc<AtomicBool>,
+    pub ended: Arc<Notify>,
+}
+
+/// Runs until the beat thread has ended.
+pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
+    let Tasks { server, reports, reporter, loader, publisher, about, held, ended } = tasks;
+    let first = loop {
+        if let Some(snapshot) = publisher.board.newest() {
+            break publisher.status(&snapshot);
+        }
+        publisher.board.changed().await;
+    };
+    let (control, ends) = Control::new(first, publisher.journal.clone());
+    let links = publisher.config.links.iter().map(|link| link.name.clone()).collect();
+    tokio::spawn(write_down(reports, publisher.journal.clone(), ends.events.clone(), links));
+    tokio::spawn(orders::take(
+        ends.orders,
+        running.outbox.clone(),
+        running.failover_jobs.clone(),
+        running.license_jobs.clone(),
+        loader,
+        publisher.board.clone(),
+    ));
+    let down = Arc::new(Notify::new());
+    let stop = Arc::clone(&down);
+    let api = tokio::spawn(server.run(control, async move { stop.notified().await }));
+    spawn_evidence(&publisher, running, &reporter);
+    tokio::spawn(watch_addresses(&publisher, running, held, reporter.clone()));
+
+    let budget = Duration::from_millis(publisher.config.timing.parts_ms()[5]);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut told = Told { about, health: None };
+    let mut stopping: Option<tokio::time::Instant> = None;
+    loop {
+        let abandon = async {
+            match stopping {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = ended.notified() => break,
+            _ = terminate.recv() => stopping = Some(stop_beats(running, budget, stopping)),
+            _ = interrupt.recv() => stopping = Some(stop_beats(running, budget, stopping)),
+            () = abandon => {
+                reporter.event(EventLevel::Warn, "stop", "the stop budget is over: letting go regardless");
+                running.outbox.send(Mail::Abandon);
+                stopping = Some(tokio::time::Instant::now() + budget);
+            }
+            () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
+            () = publisher.board.changed() => {}
+        }
+        if let Some(snapshot) = publisher.board.newest() {
+            // Nobody may be looking at the status.
+            let _ = ends.status.send(Arc::new(publisher.status(&snapshot)));
+            told.tell(&publisher, running, &snapshot);
+        }
+    }
+    down.notify_one();
+    api.await??;
+    Ok(())
+}
+
+fn stop_beats(
+    running: &Running,
+    budget: Duration,
+    stopping: Option<tokio::time::Instant>,
+) -> tokio::time::Instant {
+    running.outbox.event(Event::Order(Order::Stop));
+    stopping.unwrap_or_else(|| tokio::time::Instant::now() + budget)
+}
+
+/// What the beat thread was told about this node.
+struct Told {
+    about: About,
+    health: Option<bool>,
+}
+
+impl Told {
+    /// Tells the peer, and the core, what changed on this node.
+    fn tell(&mut self, publisher: &Publisher, running: &Running, snapshot: &Snapshot) {
+        let seen = publisher.evidence.seen();
+        let ms = |ms: u64| u32::try_from(ms).unwrap_or(u32::MAX);
+        let shelf = publisher.shelf.lock().expect("no holder panics").clone();
+        let license =
+            publisher.judgment.lock().expect("no holder panics").policy.1.digest().to_owned();
+        let about = About {
+            policies: digests(&shelf, &license),
+            macs: snapshot.own_macs.concat(),
+            service_network: seen.service_network,
+            services: seen.services,
+            license: super::situation::standing_number(seen.license),
+            checks: seen.checks.into_iter().take(crate::link::REPORTS_MAX).collect(),
+            targets: seen.targets.into_iter().take(crate::link::REPORTS_MAX).collect(),
+            in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
+            stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
+            ..self.about.clone()
+        };
+        let fit = seen.service_network != Health::Failed && seen.services != Health::Failed;
+        if self.health != Some(fit) {
+            self.health = Some(fit);
+            running.outbox.event(Event::Fitness(fit));
+        }
+        if about != self.about {
+            self.about = about.clone();
+            running.outbox.send(Mail::About(Box::new(about)));
+        }
+    }
+}
+
+fn spawn_evidence(publisher: &Publisher, running: &Running, reporter: &Reporter) {
+    for (index, check) in publisher.config.checks.iter().enumerate() {
+        let outbox = running.outbox.clone();
+        let changed = move || {
+            outbox.event(Event::EvidenceChanged);
+        };
+        tokio::spawn(run_checks(publisher.evidence.clone(), index, check.clone(), changed));
+    }
+    for (index, reference) in publisher.config.references.iter().enumerate() {
+        let outbox = running.outbox.clone();
+        let reporter = reporter.clone();
+        let changed = move |error: Option<String>| match error {
+            Some(error) => reporter.event(EventLevel::Warn, "reference", error),
+            None => {
+                outbox.event(Event::EvidenceChanged);
+            }
+        };
+        tokio::spawn(run_references(publisher.evidence.clone(), index, reference.clone(), changed));
+    }
+}
+
+/// The second pair of eyes on the addresses; it asks the real-time thread to act.
+fn watch_addresses(
+    publisher: &Publisher,
+    running: &Running,
+    held: Arc<AtomicBool>,
+    reporter: Reporter,
+) -> impl Future<Output = ()> + use<> {
+    let vips: Vec<Vip> = publisher
+        .config
+        .vips
+        .iter()
+        .map(|vip| Vip {
+            address: vip.address,
+            prefix: vip.prefix,
+            interface: vip.interface.clone(),
+        })
+        .collect();
+    let outbox = running.outbox.clone();
+    async move {
+        loop {
+            let outbox = outbox.clone();
+            let notify = move |finding| {
+                tracing::debug!(?finding, "addresses differ from what should be");
+                outbox.send(Mail::Reconcile);
+            };
+            if let Err(error) = staffetta_vip::watch(vips.clone(), Arc::clone(&held), notify).await {
+                reporter.event(EventLevel::Warn, "address-watch", error.to_string());
+            }
+            tokio::time::sleep(WATCH_AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The built-in failover policy: careful with evidence, sticky, and the same on both nodes.
+//!
+//! Every answer names the evidence that it rests on. A license is never a reason against a takeover.
+
+mod failback;
+mod settings;
+
+use staffetta_sdk::failover::{
+    Answerer, Outcome, Policy, Question, References, Seat, Situation, Verdict, ask_operator,
+    go_on_alone, hand_over, hold, step_down, take_over,
+};
+use staffetta_sdk::{Given, Health, Node, Role, failover_policy};
+
+pub use settings::{Failback, Settings};
+
+/// How soon to look again while evidence is missing.
+const EVIDENCE_RECHECK_MS: u32 = 100;
+/// How soon to look again while a condition of the pair lasts.
+const CONDITION_RECHECK_MS: u32 = 1_000;
+/// A peer that was heard less than this ago is not silent.
+const SILENCE_MS_MIN: u32 = 250;
+/// A peer that was heard longer ago than this is not there for a planned handover.
+const PRESENCE_MS_MAX: u32 = 5_000;
+
+/// The policy.
+pub struct Builtin;
+
+impl Policy for Builtin {
+    type Settings = Settings;
+
+    const SETTINGS_SCHEMA: &'static str = include_str!("../settings.schema.json");
+    const FACTS_USED: &'static [&'static str] = &["host.was-primary"];
+
+    fn decide(situation: &Situation, given: &Given<Settings>) -> Outcome {
+        Ok(match &situation.question {
+            Question::Start => start(situation, &given.settings),
+            Question::PeerSilent => peer_silent(situation, &given.settings),
+            Question::GoOnAlone => lease_runs_out(situation, &given.settings),
+            Question::Review => review(situation, given),
+            Question::Switchover => switchover(situation),
+            Question::Other(name) => hold(format!("the question {name} is not known here")),
+        })
+    }
+
+    fn check(settings: &Settings) -> Vec<String> {
+        settings.wrong()
+    }
+}
+
+/// The peer was not met within the join timeout.
+fn start(situation: &Situation, settings: &Settings) -> Verdict {
+    let me = &situation.me;
+    if me.maintenance {
+        return ask_operator("this node is in maintenance: it does not start alone");
+    }
+    if me.flag("host.was-primary") != Some(true) {
+        return ask_operator(
+            "this node was not primary last, and its peer does not answer: the peer may have newer \
+             data. Start it with `staffetta start --alone` if the peer is gone",
+        );
+    }
+    if let Some(obstacle) = own_obstacle(situation, settings) {
+        return obstacle;
+    }
+    if situation.answers(Answerer::Stranger) {
+        return ask_operator("a machine that is not of this pair answers on the service address")
+            .recheck_ms(CONDITION_RECHECK_MS);
+    }
+    if situation.answers(Answerer::NotProbed) {
+        return hold("the service address was not probed yet").recheck_ms(EVIDENCE_RECHECK_MS);
+    }
+    evidence(situation, take_over("it was primary last, and nobody answers on the service address"))
+}
+
+/// A standby's promise to a silent primary ran out.
+fn peer_silent(situation: &Situation, settings: &Settings) -> Verdict {
+    let me = &situation.me;
+    if me.maintenance {
+        return hold("takeover is disarmed: this node is in maintenance");
+    }
+    if situation.peer.as_ref().is_some_and(|peer| peer.maintenance) {
+        return hold("takeover is disarmed: the peer is in maintenance");
+    }
+    if let Some(link) = talking_primary(situation) {
+        return hold(format!("the peer is still heard on link {link}"))
+            .recheck_ms(EVIDENCE_RECHECK_MS);
+    }
+    if let Some(obstacle) = own_obstacle(situation, settings) {
+        return obstacle;
+    }
+    let strangers = situation.answers(Answerer::Stranger);
+    let verdict = evidence(situation, take_over("the peer is silent on every link"));
+    if strangers {
+        verdict.because("a machine that is not of this pair answers on the service address")
+    } else {
+        verdict
+    }
+}
+
+/// The link on which a peer that serves, or is about to, was heard a moment ago.
+fn talking_primary(situation: &Situation) -> Option<&str> {
+    let peer = situation.peer.as_ref()?;
+    let serves = match peer.role {
+        Role::Primary | Role::Candidate | Role::Draining => true,
+        Role::Joining | Role::Standby | Role::Fenced => false,
+    };
+    let mut links = situation.links.iter();
+    let heard = links.find(|link| link.heard.is_some_and(|age| age < SILENCE_MS_MIN))?;
+    serves.then_some(heard.name.as_str())
+}
+
+/// Why this node should not become primary now, by what it knows of itself and of the network.
+fn own_obstacle(situation: &Situation, settings: &Settings) -> Option<Verdict> {
+    let me = &situation.me;
+    if situation.answers(Answerer::Peer) {
+        let reason = "the peer still answers on the service address: the heartbeat path is cut, not \
+                      the peer";
+        return Some(hold(reason).recheck_ms(EVIDENCE_RECHECK_MS));
+    }
+    if me.services == Health::Failed {
+        let reason = format!("services of this node have failed: {}", failed_checks(me));
+        return Some(hold(reason).recheck_ms(CONDITION_RECHECK_MS));
+    }
+    if me.service_network == Health::Failed {
+        let reason = "the service network of this node has failed";
+        return Some(hold(reason).recheck_ms(CONDITION_RECHECK_MS));
+    }
+    if !me.promotable {
+        let reason = "the data of this node may not be served: changes of the peer are missing or \
+                      both sides changed";
+        return Some(ask_operator(reason));
+    }
+    if !settings.require_references {
+        return None;
+    }
+    match me.references() {
+        References::NotConfigured | References::Reachable => None,
+        References::NotProbed => {
+            let reason = "the references outside the pair were not probed yet";
+            Some(hold(reason).recheck_ms(EVIDENCE_RECHECK_MS))
+        }
+        References::Unreachable => {
+            let reason = "no reference outside the pair answers: this node is cut off itself";
+            Some(hold(reason).recheck_ms(CONDITION_RECHECK_MS))
+        }
+    }
+}
+
+/// The names of the checks that failed.
+fn failed_checks(node: &Node) -> String {
+    let failed = node.checks.iter().filter(|check| check.health == Health::Failed);
+    let names: Vec<&str> = failed.map(|check| check.name.as_str()).collect();
+    if names.is_empty() { "no check named".to_string() } else { names.join(", ") }
+}
+
+/// A primary's lease runs out because its standby is silent.
+fn lease_runs_out(situation: &Situation, settings: &Settings) -> Verdict {
+    let me = &situation.me;
+    if situation.arbiter.as_ref().is_some_and(|arbiter| arbiter.seat == Seat::Peers) {
+        return step_down("the arbiter has given the service to the peer");
+    }
+    if me.service_network == Health::Failed {
+        return step_down("isolated: the service network of this node has failed");
+    }
+    let cut = settings.require_references && me.references() == References::Unreachable;
+    if cut {
+        return step_down("isolated: neither the peer nor any reference outside the pair answers");
+    }
+    let verdict = match me.references() {
+        References::Reachable => go_on_alone("the standby is silent, the references answer"),
+        References::Unreachable => go_on_alone("the standby is silent, references do not count"),
+        References::NotProbed => go_on_alone("the standby is silent, no reference was probed yet"),
+        References::NotConfigured => go_on_alone("the standby is silent, no reference configured"),
+    };
+    evidence(situation, verdict)
+}
+
+/// Evidence changed, or a recheck came.
+fn review(situation: &Situation, given: &Given<Settings>) -> Verdict {
+    let me = &situation.me;
+    if me.role != Role::Primary {
+        return hold(format!("nothing to review in role {}", me.role));
+    }
+    let Some(peer) = &situation.peer else { return hold("there is no peer to move to") };
+    let Some(trouble) = trouble(me, &given.settings) else {
+        return failback::review(situation, peer, given);
+    };
+    if let Some(why) = no_taker(situation, peer) {
+        return hold(format!("{trouble}, but the peer cannot take over: {why}"))
+            .recheck_ms(CONDITION_RECHECK_MS);
+    }
+    if self::trouble(peer, &given.settings).is_some() {
+        return hold(format!("{trouble}, but the peer is no better"))
+            .recheck_ms(CONDITION_RECHECK_MS);
+    }
+    damped(situation, &given.settings, hand_over(format!("{trouble}, and the peer is well")))
+}
+
+/// What is wrong with a node that serves.
+fn trouble(node: &Node, settings: &Settings) -> Option<String> {
+    if node.services == Health::Failed {
+        Some(format!("services of {} have failed ({})", node.name, failed_checks(node)))
+    } else if node.service_network == Health::Failed {
+        Some(format!("the service network of {} has failed", node.name))
+    } else if settings.require_references && node.references() == References::Unreachable {
+        Some(format!("{} reaches no reference outside the pair", node.name))
+    } else {
+        None
+    }
+}
+
+/// Why a node cannot take the service over as planned.
+fn no_taker(situation: &Situation, taker: &Node) -> Option<String> {
+    let name = &taker.name;
+    if situation.peer_age > PRESENCE_MS_MAX {
+        Some(format!("nothing was heard of the peer for {} s", situation.peer_age / 1_000))
+    } else if taker.maintenance {
+        Some(format!("{name} is in maintenance"))
+    } else if taker.role == Role::Fenced {
+        Some(format!("{name} is fenced: see `staffetta status`"))
+    } else if taker.role == Role::Joining {
+        Some(format!("{name} is still joining"))
+    } else if taker.services == Health::Failed {
+        Some(format!("services of {name} have failed ({})", failed_checks(taker)))
+    } else if taker.service_network == Health::Failed {
+        Some(format!("the service network of {name} has failed"))
+    } else if !taker.promotable {
+        Some(format!("the data of {name} may not be served yet"))
+    } else {
+        None
+    }
+}
+
+/// Holds a move of choice back while the service moved a short while ago, or too often.
+fn damped(situation: &Situation, settings: &Settings, verdict: Verdict) -> Verdict {
+    let rest_ms = settings.hold_down_ms.saturating_sub(situation.since_change);
+    if rest_ms > 0 {
+        return hold(format!(
+            "{}: held down for {} s more",
+            verdict.reason,
+            rest_ms.div_ceil(1_000)
+        ))
+        .recheck_ms(rest_ms);
+    }
+    if situation.changes_last_hour >= settings.changes_per_hour_max {
+        let moved = situation.changes_last_hour;
+        return hold(format!("{}: held, it moved {moved} times in an hour", verdict.reason))
+            .recheck_ms(60_000);
+    }
+    verdict
+}
+
+/// An operator asks for a planned handover.
+fn switchover(situation: &Situation) -> Verdict {
+    let Some(peer) = &situation.peer else {
+        return hold("there is no peer to hand over to");
+    };
+    let taker = if situation.me.role == Role::Primary { peer } else { &situation.me };
+    match no_taker(situation, taker) {
+        Some(why) => hold(format!("cannot hand over: {why}")),
+        None => hand_over(format!("an operator asked, and {} is ready", taker.name)),
+    }
+}
+
+/// Adds what is known about the network to a verdict.
+fn evidence(situation: &Situation, verdict: Verdict) -> Verdict {
+    let heard = match situation.heard() {
+        Some(age) => format!("last heard {age} ms ago on {} links", situation.links.len()),
+        None => "never heard".to_string(),
+    };
+    let answerer = if situation.silent() {
+        "nobody answers on the service addresses"
+    } else {
+        "the service addresses were not all probed"
+    };
+    let references = match situation.me.references() {
+        References::NotConfigured => "no references are configured",
+        References::Reachable => "a reference outside the pair answers",
+        References::Unreachable => "no reference outside the pair answers",
+        References::NotProbed => "references were not probed yet",
+    };
+    verdict.because(heard).because(answerer).because(references)
+}
+
+failover_policy!(Builtin);

@@ -1,0 +1,177 @@
+//! A fault as data: what is done, who serves then, and what the promise allows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use staffetta_lab::{Node, Pair, PairOptions, Profile, realtime_allowed};
+
+use crate::world::binary;
+
+/// How long the first pair, or the one after the fault, may take to form.
+const SETTLE_MS_MAX: u64 = 20_000;
+/// How long every state is watched after it was reached.
+const LINGER_MS: u64 = 500;
+/// The lease that the bounds of a [`Case`] are written for, in milliseconds.
+const LEASE_MS: u64 = 300;
+
+/// Who answers on the service address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// The node that served before the fault.
+    Same,
+    /// The other one.
+    Other,
+    /// One of them.
+    Any,
+    /// None.
+    Nobody,
+}
+
+type Deed = fn(&Pair, Node) -> Result<()>;
+
+/// One fault and what must come of it. `act`, `look` and `undo` get the node that served before.
+pub struct Case {
+    /// What the pair is like.
+    pub options: PairOptions,
+    /// What goes wrong.
+    pub act: Deed,
+    /// Who serves then.
+    pub during: Serves,
+    /// How long the fault lasts, in milliseconds.
+    pub hold_ms: u64,
+    /// What else must be true just before it ends.
+    pub look: Deed,
+    /// What ends it.
+    pub undo: Deed,
+    /// Who serves once the pair is whole again; none when it does not become whole.
+    pub after: Option<Serves>,
+    /// The longest silence from the fault to the end, in milliseconds at a lease of 300 ms.
+    pub silence_ms_max: u64,
+    /// Whether two answers are allowed while the fault lasts (a full partition without an arbiter).
+    pub dual_allowed: bool,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Self {
+            options: PairOptions::default(),
+            act: |_, _| Ok(()),
+            during: Serves::Other,
+            hold_ms: 1_000,
+            look: |_, _| Ok(()),
+            undo: |_, _| Ok(()),
+            after: Some(Serves::Other),
+            silence_ms_max: 2_000,
+            dual_allowed: false,
+        }
+    }
+}
+
+/// Starts a pair, plays the case, and checks it.
+///
+/// # Errors
+/// With the first thing that is not as the case says, and the last lines of both logs.
+pub fn check(case: Case) -> Result<()> {
+    let profile = if realtime_allowed() { Profile::Fast } else { Profile::Default };
+    let pair = Pair::new(&binary(), PairOptions { profile, ..case.options.clone() })?;
+    let outcome = play(&pair, &case);
+    outcome.map_err(|error| error.context(format!("the pair said{}", pair.tails())))
+}
+
+fn play(pair: &Pair, case: &Case) -> Result<()> {
+    for node in Node::BOTH {
+        pair.start(node)?;
+    }
+    let node = pair.settle(ms(SETTLE_MS_MAX))?;
+    wait_served(pair, Instant::now(), Serves::Same, node, ms(SETTLE_MS_MAX))?;
+    std::thread::sleep(ms(LINGER_MS));
+
+    let fault = Instant::now();
+    (case.act)(pair, node)?;
+    let silence_max = ms(case.silence_ms_max + 3 * (pair.options().profile.lease_ms() - LEASE_MS));
+    wait_served(pair, fault, case.during, node, silence_max + ms(1_000))?;
+    let lasted = ms(case.hold_ms).saturating_sub(fault.elapsed());
+    std::thread::sleep(lasted.max(ms(LINGER_MS)));
+    if !case.dual_allowed {
+        still_served(pair, case.during, node)?;
+    }
+    (case.look)(pair, node)?;
+
+    let healed = Instant::now();
+    (case.undo)(pair, node)?;
+    if let Some(after) = case.after {
+        let primary = pair.settle(ms(SETTLE_MS_MAX))?;
+        ensure!(fits(after, primary, node), "{} serves, expected {after:?}", primary.name());
+        wait_served(pair, healed, after, node, silence_max + ms(1_000))?;
+        std::thread::sleep(ms(LINGER_MS));
+    }
+    let dual_from = if case.dual_allowed { healed + silence_max } else { fault };
+    single(pair, dual_from)?;
+    if case.during != Serves::Nobody {
+        let silence = pair.probe().answers().longest_silence(fault, Instant::now());
+        ensure!(silence <= silence_max, "silent for {silence:?}, at most {silence_max:?} allowed");
+    }
+    Ok(())
+}
+
+fn single(pair: &Pair, from: Instant) -> Result<()> {
+    let now = Instant::now();
+    let tally = pair.wire().tally(from, now);
+    let at = pair.wire().dual_at_ms(from, now);
+    let (first, last) = (at.first().unwrap_or(&0), at.last().unwrap_or(&0));
+    ensure!(tally.dual_ms() == 0, "both answered, between {first} and {last} ms: {tally:?}");
+    Ok(())
+}
+
+/// Waits for an answer, newer than `since`, of whom it should come from.
+fn wait_served(
+    pair: &Pair,
+    since: Instant,
+    wanted: Serves,
+    before: Node,
+    limit: Duration,
+) -> Result<()> {
+    let answers = pair.probe().answers();
+    let end = Instant::now() + limit;
+    while Instant::now() < end {
+        let served = answers.last().filter(|answer| answer.at > since);
+        if wanted == Serves::Nobody
+            || served.is_some_and(|answer| fits(wanted, answer.node, before))
+        {
+            return Ok(());
+        }
+        std::thread::sleep(ms(5));
+    }
+    let last = answers.last().map(|answer| answer.node.name());
+    bail!(
+        "expected {wanted:?} within {limit:?}; last answer by {last:?}; {}",
+        pair.statuses().line()
+    )
+}
+
+/// The answers of the last moment come from whom they should.
+fn still_served(pair: &Pair, wanted: Serves, before: Node) -> Result<()> {
+    let now = Instant::now();
+    let count = pair.probe().answers().count(now - ms(LINGER_MS / 2), now);
+    let good = match wanted {
+        Serves::Nobody => count == [0, 0],
+        Serves::Same => count[before.index()] > 0 && count[before.peer().index()] == 0,
+        Serves::Other => count[before.index()] == 0 && count[before.peer().index()] > 0,
+        Serves::Any => (count[0] > 0) != (count[1] > 0),
+    };
+    ensure!(good, "expected {wanted:?} of {}, answers {count:?}", before.name());
+    Ok(())
+}
+
+fn fits(wanted: Serves, node: Node, before: Node) -> bool {
+    match wanted {
+        Serves::Same => node == before,
+        Serves::Other => node != before,
+        Serves::Any => true,
+        Serves::Nobody => false,
+    }
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}

@@ -1,0 +1,165 @@
+//! Daemons that die, hang, are stopped and come back.
+
+use anyhow::{Result, ensure};
+use staffetta_lab::{Node, Pair, PairOptions};
+use staffetta_tests::{Case, Serves, check, world};
+
+/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
+const NO_GAP_MS: u64 = 250;
+
+fn start(pair: &Pair, node: Node) -> Result<()> {
+    pair.start(node).map(drop)
+}
+
+fn both(pair: &Pair, deed: fn(&Pair, Node) -> Result<()>) -> Result<()> {
+    Node::BOTH.into_iter().try_for_each(|node| deed(pair, node))
+}
+
+fn stop(pair: &Pair, node: Node) -> Result<()> {
+    const STOP_MS_MAX: u64 = 6_000;
+    let ended = pair.lab().node(node).terminate(std::time::Duration::from_millis(STOP_MS_MAX));
+    ensure!(ended, "the daemon of {} did not end within {STOP_MS_MAX} ms of SIGTERM", node.name());
+    let addresses = pair.lab().node(node).space().output("ip", &["address"])?;
+    ensure!(!addresses.contains("10.77.0.50"), "a clean stop left the address: {addresses}");
+    Ok(())
+}
+
+fn kill(pair: &Pair, node: Node) -> Result<()> {
+    pair.lab().node(node).kill9();
+    Ok(())
+}
+
+#[test]
+fn primary_killed() {
+    world(|| check(Case { act: kill, undo: start, ..Case::default() }));
+}
+
+#[test]
+fn primary_frozen_for_3_s() {
+    world(|| {
+        check(Case {
+            act: |pair, node| {
+                pair.lab().node(node).freeze();
+                Ok(())
+            },
+            hold_ms: 3_000,
+            undo: |pair, node| {
+                pair.lab().node(node).thaw();
+                Ok(())
+            },
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn standby_frozen_for_3_s() {
+    world(|| {
+        check(Case {
+            act: |pair, node| {
+                pair.lab().node(node.peer()).freeze();
+                Ok(())
+            },
+            during: Serves::Same,
+            hold_ms: 3_000,
+            undo: |pair, node| {
+                pair.lab().node(node.peer()).thaw();
+                Ok(())
+            },
+            after: Some(Serves::Same),
+            silence_ms_max: NO_GAP_MS,
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn standby_killed() {
+    world(|| {
+        check(Case {
+            act: |pair, node| kill(pair, node.peer()),
+            during: Serves::Same,
+            undo: |pair, node| start(pair, node.peer()),
+            after: Some(Serves::Same),
+            silence_ms_max: NO_GAP_MS,
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn primary_restarted() {
+    world(|| {
+        check(Case {
+            act: |pair, node| stop(pair, node).and_then(|()| start(pair, node)),
+            hold_ms: 2_000,
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn standby_restarted() {
+    world(|| {
+        check(Case {
+            act: |pair, node| stop(pair, node.peer()).and_then(|()| start(pair, node.peer())),
+            during: Serves::Same,
+            hold_ms: 2_000,
+            after: Some(Serves::Same),
+            silence_ms_max: NO_GAP_MS,
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn both_killed_and_started_cold() {
+    world(|| {
+        check(Case {
+            act: |pair, _| both(pair, kill),
+            during: Serves::Nobody,
+            undo: |pair, _| both(pair, start),
+            after: Some(Serves::Any),
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn planned_switchover() {
+    world(|| {
+        check(Case {
+            act: |pair, node| {
+                let output = pair.command(node, &["switchover"])?;
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                ensure!(output.status.success(), "switchover: {said}");
+                Ok(())
+            },
+            silence_ms_max: 1_000,
+            ..Case::default()
+        })
+    });
+}
+
+#[test]
+fn every_address_moves_of_both_families() {
+    world(|| {
+        check(Case {
+            options: PairOptions {
+                vips: ["10.77.0.50/24", "10.77.0.51/24", "fd77::50/64"].map(Into::into).to_vec(),
+                ..PairOptions::default()
+            },
+            act: kill,
+            look: |pair, node| {
+                let space = pair.lab().node(node.peer()).space();
+                let addresses = space.output("ip", &["address", "show", "dev", "eth0"])?;
+                for vip in ["10.77.0.50/24", "10.77.0.51/24", "fd77::50/64"] {
+                    ensure!(addresses.contains(vip), "{vip} is missing: {addresses}");
+                }
+                Ok(())
+            },
+            undo: start,
+            ..Case::default()
+        })
+    });
+}
