@@ -37,10 +37,7 @@ fn spinning_with_all_the_fuel_there_is_meets_the_deadline() {
 
 #[test]
 fn allocating_meets_the_memory_limit() {
-    let policy = hostile("allocate");
-    let budget = Budget { fuel: 1_000_000_000, ..BUDGET };
-    let decision = policy.failover(&peer_silent(), &context(&policy), budget);
-    assert_eq!(decision.outcome, Err(Failure::MemoryLimit));
+    assert_eq!(fails("allocate"), Failure::MemoryLimit);
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub const LICENSE_BYTES_MAX: usize = 1_000;
 /// Checks, references and facts that a node tells of itself.
 pub const REPORTS_MAX: usize = 16;
 /// Longest text in a report.
-pub const TEXT_BYTES_MAX: usize = 48;
+pub(crate) const TEXT_BYTES_MAX: usize = 48;
 
 /// Health of a check or of a part of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, serde::Serialize)]

@@ -275,8 +275,9 @@ impl Beats {
             Mail::Event(event) => self.feed(event),
             Mail::Order(order, reply) => {
                 if self.order.is_some() {
-                    let busy = Err(staffetta_core::Refusal::Busy);
-                    return drop(reply.send(busy));
+                    // Whoever ordered may have gone.
+                    let _ = reply.send(Err(staffetta_core::Refusal::Busy));
+                    return;
                 }
                 self.order = Some(reply);
                 self.feed(Event::Order(order));

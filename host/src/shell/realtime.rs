@@ -6,13 +6,6 @@ pub(crate) const PRIORITY_BEATS: i32 = 20;
 /// Priority of the policy and epoch threads.
 pub(crate) const PRIORITY_HELPERS: i32 = 18;
 
-/// What could be had; shown in status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Realtime {
-    pub fifo: bool,
-    pub memory_locked: bool,
-}
-
 /// Gives the calling thread a real-time priority; false where that is not allowed.
 pub(crate) fn raise_this_thread(priority: i32) -> bool {
     let param = libc::sched_param { sched_priority: priority };

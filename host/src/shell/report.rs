@@ -1,10 +1,12 @@
 //! What the real-time thread has to say to people: log, journal, event stream. It hands plain values over a channel;
 //! words are found here.
 
+use super::inbox::Outbox;
+use crate::evidence::Evidence;
 use crate::journal::{
     EventLevel, EventRecord, JournalHandle, LinkMinute, TransitionRecord, unix_ms_now,
 };
-use staffetta_core::{Alarm, Note, Role, Why};
+use staffetta_core::{Alarm, Event, Note, Role, Why};
 use staffetta_vip::{GateClass, KernelEvent};
 use tokio::sync::{broadcast, mpsc};
 
@@ -53,6 +55,8 @@ pub(crate) async fn write_down(
     journal: JournalHandle,
     events: broadcast::Sender<EventRecord>,
     links: Vec<String>,
+    evidence: Evidence,
+    outbox: Outbox,
 ) {
     while let Some(report) = reports.recv().await {
         if let Report::Minutes(minutes) = &report {
@@ -68,6 +72,19 @@ pub(crate) async fn write_down(
                 });
             }
             continue;
+        }
+        if let Report::KernelEvent(event) = &report {
+            let changed = match event {
+                KernelEvent::LinkDown { interface } => evidence.interface(interface, false),
+                KernelEvent::LinkUp { interface } => evidence.interface(interface, true),
+                KernelEvent::RulesetFlushed
+                | KernelEvent::AddressLost { .. }
+                | KernelEvent::ProbeAnswer { .. }
+                | KernelEvent::Conflict { .. } => false,
+            };
+            if changed {
+                outbox.event(Event::EvidenceChanged);
+            }
         }
         if let Report::Note(Note::Role { from, to, epoch, why }) = &report {
             journal.transition(TransitionRecord {

@@ -45,7 +45,14 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     };
     let (control, ends) = Control::new(first, publisher.journal.clone());
     let links = publisher.config.links.iter().map(|link| link.name.clone()).collect();
-    tokio::spawn(write_down(reports, publisher.journal.clone(), ends.events.clone(), links));
+    tokio::spawn(write_down(
+        reports,
+        publisher.journal.clone(),
+        ends.events.clone(),
+        links,
+        publisher.evidence.clone(),
+        running.outbox.clone(),
+    ));
     tokio::spawn(orders::take(
         ends.orders,
         running.outbox.clone(),

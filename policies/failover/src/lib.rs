@@ -19,6 +19,8 @@ const EVIDENCE_RECHECK_MS: u32 = 100;
 const CONDITION_RECHECK_MS: u32 = 1_000;
 /// A peer that was heard less than this ago is not silent.
 const SILENCE_MS_MIN: u32 = 250;
+/// A peer that was heard less than this ago is there.
+const PRESENCE_MS_MIN: u32 = 1_000;
 /// A peer that was heard longer ago than this is not there for a planned handover.
 const PRESENCE_MS_MAX: u32 = 5_000;
 
@@ -66,10 +68,13 @@ fn start(situation: &Situation, settings: &Settings) -> Verdict {
         return ask_operator("a machine that is not of this pair answers on the service address")
             .recheck_ms(CONDITION_RECHECK_MS);
     }
-    if situation.answers(Answerer::NotProbed) {
-        return hold("the service address was not probed yet").recheck_ms(EVIDENCE_RECHECK_MS);
-    }
-    evidence(situation, take_over("it was primary last, and nobody answers on the service address"))
+    let reason = if situation.answers(Answerer::NotProbed) {
+        // A routed address cannot be probed; where it can, the host probes before it asks.
+        "it was primary last, and the service address cannot be probed"
+    } else {
+        "it was primary last, and nobody answers on the service address"
+    };
+    evidence(situation, take_over(reason))
 }
 
 /// A standby's promise to a silent primary ran out.
@@ -159,12 +164,8 @@ fn lease_runs_out(situation: &Situation, settings: &Settings) -> Verdict {
     if situation.arbiter.as_ref().is_some_and(|arbiter| arbiter.seat == Seat::Peers) {
         return step_down("the arbiter has given the service to the peer");
     }
-    if me.service_network == Health::Failed {
-        return step_down("isolated: the service network of this node has failed");
-    }
-    let cut = settings.require_references && me.references() == References::Unreachable;
-    if cut {
-        return step_down("isolated: neither the peer nor any reference outside the pair answers");
+    if let Some(why) = isolated(me, settings) {
+        return step_down(why);
     }
     let verdict = match me.references() {
         References::Reachable => go_on_alone("the standby is silent, the references answer"),
@@ -175,11 +176,24 @@ fn lease_runs_out(situation: &Situation, settings: &Settings) -> Verdict {
     evidence(situation, verdict)
 }
 
+/// Why a node that does not hear its peer is cut off itself.
+fn isolated(me: &Node, settings: &Settings) -> Option<&'static str> {
+    if me.service_network == Health::Failed {
+        return Some("isolated: the service network of this node has failed");
+    }
+    let cut = settings.require_references && me.references() == References::Unreachable;
+    cut.then_some("isolated: neither the peer nor any reference outside the pair answers")
+}
+
 /// Evidence changed, or a recheck came.
 fn review(situation: &Situation, given: &Given<Settings>) -> Verdict {
     let me = &situation.me;
     if me.role != Role::Primary {
         return hold(format!("nothing to review in role {}", me.role));
+    }
+    let alone = situation.links.iter().all(|link| link.heard.is_none_or(|age| age > PRESENCE_MS_MIN));
+    if let Some(why) = isolated(me, &given.settings).filter(|_| alone) {
+        return step_down(why);
     }
     let Some(peer) = &situation.peer else { return hold("there is no peer to move to") };
     let Some(trouble) = trouble(me, &given.settings) else {

@@ -79,7 +79,7 @@ fn spin() -> ! {
 fn allocate() -> ! {
     let mut hoard = Vec::new();
     loop {
-        hoard.push(vec![1_u8; 1 << 20]);
+        hoard.push(Vec::<u8>::with_capacity(1 << 20));
         std::hint::black_box(&hoard);
     }
 }

@@ -183,6 +183,8 @@ impl Node {
         self.promise = self.promise.max(self.now + promise(owed.lease_and_slack));
         self.echo = Some(Echo { boot: owed.boot, n: owed.n, granted: owed.epoch });
         self.want.formed = true;
+        // Whoever hears a primary is not cut off any more.
+        self.unfit_until = Mono::ZERO;
         match self.state {
             State::Standby | State::Fenced(_) | State::Stopped => {}
             State::Joining

@@ -5,7 +5,7 @@ use crate::beat::{Beat, Claim, Hand, Meeting, PeerRole};
 use crate::effect::Effect;
 use crate::event::Answerer;
 use crate::epoch::Epoch;
-use crate::state::{After, State};
+use crate::state::{After, Role, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;
 
@@ -105,10 +105,8 @@ impl Node {
 
     /// The standby probes the VIP in the last part of its promise and while it waits for it to fall silent.
     pub(super) fn probe_vip(&mut self, fx: &mut Vec<Effect>) -> bool {
-        let from = Mono(self.promise.0.saturating_sub(self.slack.scaled(3, 5).0));
-        let due = self.state == State::Standby
-            && self.silent()
-            && self.now >= from
+        let due = self.silent()
+            && self.probe_from().is_some_and(|from| self.now >= from)
             && self.now >= self.probe.next;
         if !due {
             return false;
@@ -131,6 +129,21 @@ impl Node {
         self.probe.next = self.now + step;
         fx.push(Effect::Probe);
         true
+    }
+
+    /// A standby probes in the last part of its promise, a booting node before it asks whether it may start.
+    fn probe_from(&self) -> Option<Mono> {
+        let promised = Mono(self.promise.0.saturating_sub(self.slack.scaled(3, 5).0));
+        match self.state.role() {
+            Role::Standby => Some(promised),
+            Role::Joining => {
+                let timing = self.timing();
+                let asks = self.since + timing.parts().join_timeout;
+                let rounds = timing.beat().times(u64::from(PROBE_ROUNDS) + 1);
+                Some(promised.max(Mono(asks.0.saturating_sub(rounds.0))))
+            }
+            Role::Candidate | Role::Primary | Role::Draining | Role::Fenced => None,
+        }
     }
 
     /// When the node wants to run again at the latest; `None` once it has stopped.
@@ -161,12 +174,14 @@ impl Node {
         match &self.state {
             State::Joining => {
                 at(self.elect_again);
+                at(self.probe.next);
+                at(self.probe_from().unwrap_or(Mono::NEVER));
                 at(self.since + self.timing().parts().join_timeout);
             }
             State::Standby => {
                 at(self.elect_again);
                 at(self.probe.next);
-                at(Mono(self.promise.0.saturating_sub(self.slack.scaled(3, 5).0)));
+                at(self.probe_from().unwrap_or(Mono::NEVER));
             }
             State::Electing { until, .. }
             | State::Claiming { until, .. }
