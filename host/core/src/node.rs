@@ -589,3 +589,7 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "node/totality_tests.rs"]
+mod totality_tests;

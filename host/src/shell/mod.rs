@@ -21,10 +21,10 @@ mod tasks;
 
 use self::beats::{Beats, Parts};
 use self::clock::Clock;
-use self::decide::{Decider, InForce, Job};
+use self::decide::{Decider, InForce, Job, Shelf};
 use self::disk::EpochFile;
-use self::inbox::{Mail, Outbox};
-use self::licensing::{Judged, Licensing};
+use self::inbox::{Inbox, Mail, Outbox};
+use self::licensing::{Judged, Judgment, Licensing};
 use self::policies::Loader;
 use self::publish::Publisher;
 use self::report::Reporter;
@@ -33,7 +33,7 @@ use crate::api::status::{LicenseState, LicenseStatus};
 use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::identity::Identity;
-use crate::journal::{EventLevel, Journal};
+use crate::journal::{EventLevel, Journal, JournalHandle};
 use crate::link::{About, Links, Secret};
 use anyhow::Context;
 use staffetta_core::{Boot, Durable, Event, Node, Options, PersistId, Side, Span};
@@ -48,6 +48,11 @@ use std::time::{Duration, Instant};
 pub const TABLE: &str = "staffetta";
 /// The backup lifetime of the addresses beyond the lease.
 const LIFETIME_BEYOND: Duration = Duration::from_secs(3);
+// The configuration checks its times with the slack that the gate will have.
+const _: () = assert!(
+    crate::config::defaults::SLACK_NFTABLES_MS == staffetta_vip::NFTABLES_SLACK_MS
+        && crate::config::defaults::SLACK_LIFETIME_MS == staffetta_vip::LIFETIME_SLACK_MS
+);
 /// What is left of the journal's queue may take this long at the end.
 const JOURNAL_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -59,6 +64,24 @@ pub(crate) struct Running {
     beats: JoinHandle<()>,
 }
 
+/// What every part of the daemon is given.
+struct Common {
+    board: Board,
+    evidence: Evidence,
+    outbox: Outbox,
+    reporter: Reporter,
+    journal: JournalHandle,
+    started: Instant,
+}
+
+/// Where the policies and their judgments are seen.
+struct Policies {
+    failover_jobs: Sender<Job>,
+    license_jobs: Sender<Job>,
+    shelf: Shelf,
+    judgment: Judgment,
+}
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
@@ -66,6 +89,7 @@ pub(crate) struct Running {
 pub fn run(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
     abort_with_the_beat_thread();
+    fits_the_host(&config)?;
     let memory_locked = realtime::lock_memory();
     let journal = Journal::open(&config.journal_file(), config.journal_bytes_max)
         .context("cannot open the journal")?;
@@ -77,98 +101,29 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     let server = crate::api::Server::bind(&config.control_socket())?;
     let (reporter, reports) = Reporter::channel();
-    let engine = Engine::new(Limits::default())?;
-    let loader = Loader::new(&config, engine);
-    let evidence = evidence_of(&config);
-    let board = Board::new(config.timing.parts_ms()[1]);
-    let identity = Identity::load_or_create(&config.node.identity_file)?;
-
     let (outbox, inbox) = inbox::channel().context("cannot make an eventfd")?;
-    let side = if config.side_index() == 0 { Side::A } else { Side::B };
-    let (file, disk) = EpochFile::open(&config.node.state_dir, side)?;
-    let persist = persister(file, outbox.clone(), reporter.clone());
-
-    let failover = chain(Kind::Failover, &loader, &config, &reporter)?;
-    let split_brain = chain(Kind::SplitBrain, &loader, &config, &reporter)?;
-    let license = chain(Kind::License, &loader, &config, &reporter)?;
-    let shelf = Arc::new(Mutex::new(in_force(&failover, &split_brain)));
-    let judgment = Arc::new(Mutex::new(not_judged(&license)));
-
-    let (failover_jobs, jobs) = mpsc::channel();
-    let decider = Decider {
-        site: situation::Site::of(&config),
-        evidence: evidence.clone(),
-        failover,
-        split_brain,
-        outbox: outbox.clone(),
+    let common = Common {
+        board: Board::new(config.timing.parts_ms()[1]),
+        evidence: evidence_of(&config),
+        outbox,
+        reporter,
         journal: journal.handle(),
-        reporter: reporter.clone(),
-        shelf: Arc::clone(&shelf),
-        memory_file: config.node.state_dir.join("policy-memory.json"),
         started,
     };
-    spawn("policy", move || decider.run(&jobs))?;
-    let (license_jobs, jobs) = mpsc::channel();
-    let licensing = Licensing {
-        node: config.node.name.clone(),
-        peer: config.peer.name.clone(),
-        identity: identity.public(),
-        document: config.license.document.clone(),
-        off: config.license.trusted_keys.is_empty(),
-        chain: license,
-        board: board.clone(),
-        outbox: outbox.clone(),
-        evidence: evidence.clone(),
-        journal: journal.handle(),
-        reporter: reporter.clone(),
-        judgment: Arc::clone(&judgment),
-        seen_file: config.node.state_dir.join("latest-seen"),
-        started,
-    };
-    spawn("license", move || licensing.run(&jobs))?;
-
-    let kernel = open_kernel(&config)?;
-    let held = kernel.held_flag();
-    let slack = Span::ms(u64::try_from(kernel.class().slack().as_millis())?);
-    let timing = config.timing.with_slack(slack)?;
-    let start = u64::from_be_bytes(crate::identity::random()?).max(1);
-    let secret = Secret(*config.secret()?.bytes());
-    let links = Links::open(&config.links, side, config.cluster.id, &secret, start)?;
-    let about = About {
-        version: env!("CARGO_PKG_VERSION").into(),
-        config: config.pair_digest().to_vec(),
-        identity: identity.public().to_vec(),
-        macs: kernel.own_macs().concat(),
-        ..About::default()
-    };
-    let mut clock = Clock::default();
-    let options = Options {
-        side,
-        preferred: config.node.preferred,
-        peer_preferred: config.peer.preferred,
-        timing,
-    };
-    let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
-    let parts = Parts {
-        node,
-        clock,
-        links,
-        kernel,
-        inbox,
-        persist,
-        jobs: failover_jobs.clone(),
-        reporter: reporter.clone(),
-        board: board.clone(),
-        about: about.clone(),
-        probes: config.vips.iter().any(|vip| vip.interface != "lo"),
-    };
+    let identity = Identity::load_or_create(&config.node.identity_file)?;
+    let loader = Loader::new(&config, Engine::new(Limits::default())?);
+    let policies = start_policies(&config, &loader, &identity, &common)?;
+    let parts = beat_parts(&config, &identity, &common, inbox, policies.failover_jobs.clone())?;
+    let (held, about) = (parts.kernel.held_flag(), parts.about.clone());
     let ended = Arc::new(tokio::sync::Notify::new());
     let end = Arc::clone(&ended);
     let beats = spawn(BEAT_THREAD, move || {
         Beats::new(parts).run();
         end.notify_one();
     })?;
+    let Common { board, evidence, outbox, reporter, .. } = common;
     reporter.event(EventLevel::Info, "start", format!("{} starts", config.node.name));
+    let Policies { failover_jobs, license_jobs, shelf, judgment } = policies;
     let running = Running { outbox, failover_jobs, license_jobs, beats };
     let publisher = Publisher {
         digest: config.pair_digest(),
@@ -189,6 +144,109 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     journal.close(JOURNAL_PATIENCE);
     anyhow::ensure!(joined.is_ok(), "the beat thread ended by itself");
     result
+}
+
+/// What only the host can show to be wrong: a VIP outside its interface's network.
+fn fits_the_host(config: &Config) -> anyhow::Result<()> {
+    let addresses = crate::doctor::host_addresses();
+    match crate::config::check_against_host(config, &addresses).into_iter().next() {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// Loads the policies and starts their threads.
+fn start_policies(
+    config: &Config,
+    loader: &Loader,
+    identity: &Identity,
+    common: &Common,
+) -> anyhow::Result<Policies> {
+    let failover = chain(Kind::Failover, loader, config, &common.reporter)?;
+    let split_brain = chain(Kind::SplitBrain, loader, config, &common.reporter)?;
+    let license = chain(Kind::License, loader, config, &common.reporter)?;
+    let shelf = Arc::new(Mutex::new(in_force(&failover, &split_brain)));
+    let judgment = Arc::new(Mutex::new(not_judged(&license)));
+    let (failover_jobs, jobs) = mpsc::channel();
+    let decider = Decider {
+        site: situation::Site::of(config),
+        evidence: common.evidence.clone(),
+        failover,
+        split_brain,
+        outbox: common.outbox.clone(),
+        journal: common.journal.clone(),
+        reporter: common.reporter.clone(),
+        shelf: Arc::clone(&shelf),
+        memory_file: config.node.state_dir.join("policy-memory.json"),
+        started: common.started,
+    };
+    spawn("policy", move || decider.run(&jobs))?;
+    let (license_jobs, jobs) = mpsc::channel();
+    let licensing = Licensing {
+        node: config.node.name.clone(),
+        peer: config.peer.name.clone(),
+        identity: identity.public(),
+        document: config.license.document.clone(),
+        off: config.license.trusted_keys.is_empty(),
+        chain: license,
+        board: common.board.clone(),
+        outbox: common.outbox.clone(),
+        evidence: common.evidence.clone(),
+        journal: common.journal.clone(),
+        reporter: common.reporter.clone(),
+        judgment: Arc::clone(&judgment),
+        seen_file: config.node.state_dir.join("latest-seen"),
+        started: common.started,
+    };
+    spawn("license", move || licensing.run(&jobs))?;
+    Ok(Policies { failover_jobs, license_jobs, shelf, judgment })
+}
+
+/// Opens the epoch file, the gate and the links, in this order: what an earlier life left on an interface is gone before
+/// the first beat.
+fn beat_parts(
+    config: &Config,
+    identity: &Identity,
+    common: &Common,
+    inbox: Inbox,
+    jobs: Sender<Job>,
+) -> anyhow::Result<Parts> {
+    let side = if config.side_index() == 0 { Side::A } else { Side::B };
+    let (file, disk) = EpochFile::open(&config.node.state_dir, side)?;
+    let kernel = open_kernel(config)?;
+    let slack = Span::ms(u64::try_from(kernel.class().slack().as_millis())?);
+    let timing = config.timing.with_slack(slack)?;
+    let start = u64::from_be_bytes(crate::identity::random()?).max(1);
+    let secret = Secret(*config.secret()?.bytes());
+    let links = Links::open(&config.links, side, config.cluster.id, &secret, start)?;
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        config: config.pair_digest().to_vec(),
+        identity: identity.public().to_vec(),
+        macs: kernel.own_macs().concat(),
+        ..About::default()
+    };
+    let mut clock = Clock::default();
+    let options = Options {
+        side,
+        preferred: config.node.preferred,
+        peer_preferred: config.peer.preferred,
+        timing,
+    };
+    let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
+    Ok(Parts {
+        node,
+        clock,
+        links,
+        kernel,
+        inbox,
+        persist: persister(file, common.outbox.clone(), common.reporter.clone()),
+        jobs,
+        reporter: common.reporter.clone(),
+        board: common.board.clone(),
+        about,
+        probes: config.vips.iter().any(|vip| vip.interface != "lo"),
+    })
 }
 
 /// Name of the thread whose end is the end of the process.
