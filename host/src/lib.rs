@@ -3,14 +3,14 @@
 //! See `ARCHITECTURE.md` for who may import whom.
 
 pub mod api;
+pub mod cli;
 pub mod config;
-pub mod journal;
+pub mod doctor;
+pub mod evidence;
 pub mod identity;
+pub mod journal;
 pub mod license;
+pub mod link;
 pub mod private_file;
 pub mod setup;
-pub mod evidence;
-pub mod link;
 pub mod shell;
-pub mod cli;
-pub mod doctor;

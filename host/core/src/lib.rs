@@ -34,4 +34,6 @@ pub use level::{Disarmed, Level};
 pub use node::{Boot, Node, Options, View};
 pub use state::Role;
 pub use time::{Mono, Span};
-pub use timing::{BEAT_MIN, LEASE_MAX, PERSIST_BUDGET, RATE_DRIFT_PPM, Timing, TimingError, TimingParts};
+pub use timing::{
+    BEAT_MIN, LEASE_MAX, PERSIST_BUDGET, RATE_DRIFT_PPM, Timing, TimingError, TimingParts,
+};

@@ -571,9 +571,8 @@ impl Node {
                 maintenance: self.want.maintenance || beat.is_some_and(|b| b.maintenance),
                 heir_eligible: heir,
                 peer_heard: heard,
-                peer_serves: beat.is_some_and(|b| {
-                    matches!(b.role, PeerRole::Primary | PeerRole::Draining)
-                }),
+                peer_serves: beat
+                    .is_some_and(|b| matches!(b.role, PeerRole::Primary | PeerRole::Draining)),
                 leased_by_peer: reign.is_some_and(|r| r.peer_until > now),
                 links_live: self.links_live,
             }),

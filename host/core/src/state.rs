@@ -95,14 +95,7 @@ pub(crate) struct Next {
 
 impl Reign {
     pub(crate) fn under_peer(epoch: Epoch, peer_until: Mono) -> Reign {
-        Reign {
-            epoch,
-            peer_until,
-            own_until: Mono::ZERO,
-            alone: false,
-            next: None,
-            up: false,
-        }
+        Reign { epoch, peer_until, own_until: Mono::ZERO, alone: false, next: None, up: false }
     }
 
     pub(crate) fn by_verdict(epoch: Epoch, own_until: Mono) -> Reign {

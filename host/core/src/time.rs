@@ -86,7 +86,7 @@ impl AddAssign for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let us = self.0 / 1_000;
-        if us % 1_000 == 0 || us >= 10_000 {
+        if us.is_multiple_of(1_000) || us >= 10_000 {
             write!(f, "{} ms", us / 1_000)
         } else {
             write!(f, "{}.{:03} ms", us / 1_000, us % 1_000)

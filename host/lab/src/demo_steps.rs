@@ -10,12 +10,16 @@ use crate::fault::Fault;
 use crate::interrupt;
 use crate::lab::Node;
 use crate::pair::Pair;
-use crate::status::{Decision, Role, Statuses};
+use crate::status::{Decision, Role, Status, Statuses};
 
 /// How long both may take to become a pair at the start.
 const START_MS_MAX: u64 = 20_000;
 /// How long a node may take to come back as standby.
 const RETURN_MS_MAX: u64 = 15_000;
+/// How long a healed node may be refused as the target of a switchover.
+const READY_MS_MAX: u64 = 8_000;
+/// An order that took longer had been refused at first.
+const ORDER_MS_MAX: u64 = 1_000;
 /// Time that every step is watched after its outcome.
 const LINGER_MS: u64 = 600;
 /// Time between two looks.
@@ -87,15 +91,7 @@ impl Act {
             Self::Freeze => pair.lab().node(node).freeze(),
             Self::CutHeartbeat => pair.lab().fault(Fault::HeartbeatLink)?,
             Self::CutNode => pair.lab().fault(Fault::Cut(node))?,
-            Self::Switchover => {
-                let output = pair.command(node, &["switchover"])?;
-                if !output.status.success() {
-                    bail!(
-                        "staffetta switchover: {}",
-                        String::from_utf8_lossy(&output.stderr).trim()
-                    );
-                }
-            }
+            Self::Switchover => order_switchover(pair, node)?,
         }
         Ok(())
     }
@@ -139,6 +135,23 @@ impl Act {
     }
 }
 
+/// Orders the switchover, again while the pair refuses: a node whose cables are just back has to be
+/// seen well for a while before it is trusted with the service.
+fn order_switchover(pair: &Pair, node: Node) -> Result<()> {
+    let end = Instant::now() + Duration::from_millis(READY_MS_MAX);
+    loop {
+        interrupt::check()?;
+        let output = pair.command(node, &["switchover"])?;
+        if output.status.success() {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            bail!("refused: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Starts both daemons and waits for the pair.
 ///
 /// # Errors
@@ -169,7 +182,7 @@ pub(crate) fn start(stage: &mut Stage<'_>) -> Result<(StepReport, Statuses)> {
     };
     stage.view.event(&format!("{} serves, {} stands by", node.name(), node.peer().name()));
     stage.view.ground(&statuses);
-    let reason = newest(&statuses, [0, 0]).map_or_else(
+    let reason = statuses.of(node).and_then(|status| newest(status, 0)).map_or_else(
         || "cold start: one of two equals, agreed between them".to_owned(),
         |decision| sentence(&decision),
     );
@@ -205,8 +218,11 @@ pub(crate) fn play(stage: &mut Stage<'_>, number: usize, step: &Step) -> Result<
     if let Err(error) = step.act.perform(pair, node) {
         failures.push(format!("{error:#}"));
     }
+    if t0.elapsed() > Duration::from_millis(ORDER_MS_MAX) {
+        stage.view.event("taken, once the node that came back had been seen well for a while");
+    }
     let limit = Duration::from_millis(silence_ms_max + 2_000);
-    let statuses = outcome(stage, expected, t0, limit, &mut failures)?;
+    let status = outcome(stage, expected, Instant::now(), limit, &mut failures)?;
     let silence = pair.probe().answers().longest_silence(t0, Instant::now()).as_millis();
     let verb = match step.serves {
         Serves::Same => "goes on serving",
@@ -216,7 +232,7 @@ pub(crate) fn play(stage: &mut Stage<'_>, number: usize, step: &Step) -> Result<
         let name = expected.name();
         stage.view.event(&format!("{name} {verb}; longest silence {silence} ms"));
     }
-    let reason = newest(&statuses, seen);
+    let reason = status.as_ref().and_then(|status| newest(status, seen[expected.index()]));
     if let Some(decision) = &reason {
         stage.view.because(&sentence(decision));
     }
@@ -225,7 +241,7 @@ pub(crate) fn play(stage: &mut Stage<'_>, number: usize, step: &Step) -> Result<
         stage.view.event(&text);
     }
     let served = if step.act == Act::Kill {
-        statuses.primary()
+        status.filter(|status| status.role == Role::Primary).map(|_| expected)
     } else {
         settled(stage, expected, &mut failures)?
     };
@@ -235,16 +251,16 @@ pub(crate) fn play(stage: &mut Stage<'_>, number: usize, step: &Step) -> Result<
     Ok(watched.report(stage, served, expected, reason, failures))
 }
 
-/// Waits until the expected node is primary and answers.
+/// Waits until the expected node answers and is primary; only it is asked, the other may be frozen.
 fn outcome(
     stage: &Stage<'_>,
     expected: Node,
-    t0: Instant,
+    since: Instant,
     limit: Duration,
     failures: &mut Vec<String>,
-) -> Result<Statuses> {
+) -> Result<Option<Status>> {
     let pair = stage.pair;
-    if !wait_answers(stage, expected, t0, limit) {
+    if !wait_answers(stage, expected, since, limit) {
         failures.push(format!(
             "{} did not answer within {} ms",
             expected.name(),
@@ -253,13 +269,13 @@ fn outcome(
     }
     loop {
         interrupt::check()?;
-        let statuses = pair.statuses();
-        if statuses.role(expected) == Some(Role::Primary) {
-            return Ok(statuses);
+        let status = pair.status(expected).ok();
+        if status.as_ref().is_some_and(|status| status.role == Role::Primary) {
+            return Ok(status);
         }
-        if t0.elapsed() > limit {
-            failures.push(format!("{} is not primary ({})", expected.name(), statuses.line()));
-            return Ok(statuses);
+        if since.elapsed() > limit {
+            failures.push(format!("{} is not primary", expected.name()));
+            return Ok(status);
         }
         pause();
     }
@@ -362,15 +378,13 @@ impl Watched {
     }
 }
 
-/// The newest decision since `seen` that was more than to wait.
-fn newest(statuses: &Statuses, seen: [u64; 2]) -> Option<Decision> {
-    Node::BOTH
-        .into_iter()
-        .filter_map(|node| {
-            let decisions = &statuses.of(node)?.decisions;
-            let newer = decisions.iter().filter(|decision| decision.id > seen[node.index()]);
-            newer.filter(|decision| decision.intent != "hold").max_by_key(|decision| decision.id)
-        })
+/// The newest answer of a failover policy since `seen` that was more than to wait.
+fn newest(status: &Status, seen: u64) -> Option<Decision> {
+    const QUESTIONS: [&str; 5] = ["start", "peer-silent", "go-on-alone", "review", "switchover"];
+    let newer = status.decisions.iter().filter(|decision| decision.id > seen);
+    let failover = newer.filter(|decision| QUESTIONS.contains(&decision.question.as_str()));
+    failover
+        .filter(|decision| decision.intent != "hold")
         .max_by_key(|decision| decision.id)
         .cloned()
 }

@@ -2,10 +2,11 @@
 //! address every 5 ms, by ARP (RFC 826) and by UDP, and the rounds in which both answered are
 //! counted.
 //!
-//! Only answers to this asker count: an announcement of a new holder is not an answer.
+//! Only answers to this asker count: the announcements of a new holder, some of them replies sent
+//! to the client alone, are not answers. So the ARP questions come from an address of their own.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,8 @@ use crate::probe::ECHO_PORT;
 const ROUND_MS: u64 = 5;
 /// The asker's UDP port.
 const ASKER_PORT: u16 = 40_777;
+/// Asks by ARP under an address of its own: what nodes tell the client unasked is no answer.
+const ARP_ASKER_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const UDP: u8 = 17;
@@ -156,11 +159,11 @@ fn answer_bit(frame: &[u8]) -> u8 {
         return 0;
     };
     let from_vip = |at: usize| frame.get(at..at + 4) == Some(&VIP.octets());
-    let to_me = |at: usize| frame.get(at..at + 4) == Some(&CLIENT_IP.octets());
     match frame.get(12..14).map(|kind| u16::from_be_bytes([kind[0], kind[1]])) {
         Some(ETHERTYPE_ARP) => {
             let is_reply = frame.get(20..22) == Some(&[0, 2]);
-            if is_reply && from_vip(28) && to_me(38) { ARP_BIT[node.index()] } else { 0 }
+            let to_asker = frame.get(38..42) == Some(&ARP_ASKER_IP.octets());
+            if is_reply && from_vip(28) && to_asker { ARP_BIT[node.index()] } else { 0 }
         }
         Some(ETHERTYPE_IPV4) => {
             let is_udp = frame.get(23) == Some(&UDP);
@@ -175,7 +178,7 @@ fn arp_question(to: [u8; 6]) -> Vec<u8> {
     let mut frame = ethernet(to, ETHERTYPE_ARP);
     frame.extend_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
     frame.extend_from_slice(&CLIENT_MAC);
-    frame.extend_from_slice(&CLIENT_IP.octets());
+    frame.extend_from_slice(&ARP_ASKER_IP.octets());
     frame.extend_from_slice(&[0; 6]);
     frame.extend_from_slice(&VIP.octets());
     frame
@@ -256,8 +259,6 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     fn arp_reply(from: [u8; 6], target: Ipv4Addr) -> Vec<u8> {
@@ -273,10 +274,10 @@ mod tests {
 
     #[test]
     fn an_announcement_is_not_an_answer() {
-        assert_eq!(answer_bit(&arp_reply(Node::A.mac(), CLIENT_IP)), ARP_BIT[0]);
-        assert_eq!(answer_bit(&arp_reply(Node::B.mac(), CLIENT_IP)), ARP_BIT[1]);
+        assert_eq!(answer_bit(&arp_reply(Node::A.mac(), ARP_ASKER_IP)), ARP_BIT[0]);
+        assert_eq!(answer_bit(&arp_reply(Node::B.mac(), ARP_ASKER_IP)), ARP_BIT[1]);
         assert_eq!(answer_bit(&arp_reply(Node::B.mac(), VIP)), 0);
-        assert_eq!(answer_bit(&arp_reply([9; 6], CLIENT_IP)), 0);
+        assert_eq!(answer_bit(&arp_reply([9; 6], ARP_ASKER_IP)), 0);
         assert_eq!(answer_bit(&[]), 0);
     }
 

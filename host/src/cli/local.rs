@@ -137,7 +137,7 @@ pub(super) fn release(context: &Context) -> Outcome {
                 interface: vip.interface.clone(),
             })
             .collect(),
-        table: config.gate_table(),
+        table: crate::shell::TABLE.to_owned(),
         neighbors: Vec::new(),
         lifetime_backup: std::time::Duration::from_secs(1),
         force_class: None,

@@ -51,7 +51,7 @@ impl Source<'_> {
     }
 
     /// What the TOML reader says, with a guess at what was meant.
-    pub(super) fn from_toml(&self, error: &toml::de::Error) -> ConfigError {
+    pub(super) fn of_toml(&self, error: &toml::de::Error) -> ConfigError {
         let text = explain(error.message().trim_end());
         match error.span() {
             Some(span) => self.error(span, text),

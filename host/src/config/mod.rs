@@ -300,12 +300,6 @@ impl Config {
         self.node.state_dir.join("journal.db")
     }
 
-    /// Name of the gate's nftables tables: a name of its own for each node in a network namespace.
-    #[must_use]
-    pub fn gate_table(&self) -> String {
-        format!("staffetta-{}", self.node.name)
-    }
-
     /// SHA-256 over what must be the same on both nodes: cluster, times, service addresses,
     /// policies. A difference is an alarm.
     #[must_use]

@@ -23,7 +23,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     let source = Source { path, text };
-    let raw: RawConfig = toml::from_str(text).map_err(|error| source.from_toml(&error))?;
+    let raw: RawConfig = toml::from_str(text).map_err(|error| source.of_toml(&error))?;
     let reader = Reader { source };
     let cluster = reader.cluster(&raw)?;
     let node = reader.node(&raw)?;

@@ -278,7 +278,8 @@ fn more_than_the_limit_is_refused() {
     let vip = |n: usize| format!("address = \"10.77.1.{n}/16\"\ninterface = \"eth0\"");
     let reference = |n: usize| format!("name = \"r{n}\"\naddress = \"10.77.2.{n}\"");
     let check = |n: usize| format!("name = \"c{n}\"\ntcp = \"127.0.0.1:{n}\"");
-    let cases: [(&str, &dyn Fn(usize) -> String, usize); 4] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(usize) -> String, usize);
+    let cases: [Case<'_>; 4] = [
         ("link", &link, defaults::LINKS_MAX),
         ("vip", &vip, defaults::VIPS_MAX),
         ("reference", &reference, defaults::REFERENCES_MAX),

@@ -157,7 +157,7 @@ pub(super) fn clock_synchronized() -> Option<bool> {
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is valid for reads and writes of one timex.
     let answer = unsafe { libc::adjtimex(&raw mut state) };
-    (answer >= 0).then(|| answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
+    (answer >= 0).then_some(answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
 }
 
 /// Free bytes for this user in the file system of `folder`, and whether the user may write there.

@@ -70,8 +70,9 @@ async fn attempt(config: &CheckConfig) -> Result<(), String> {
 }
 
 async fn http(address: SocketAddr, path: &str) -> Result<(), String> {
-    let mut stream =
-        TcpStream::connect(address).await.map_err(|e| format!("cannot connect to {address}: {e}"))?;
+    let mut stream = TcpStream::connect(address)
+        .await
+        .map_err(|e| format!("cannot connect to {address}: {e}"))?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|e| format!("{address}: {e}"))?;
     let mut answer = [0; 16];

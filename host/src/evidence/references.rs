@@ -29,7 +29,8 @@ pub(crate) async fn run_references(
     let mut said = None;
     loop {
         every.tick().await;
-        let reachable = match staffetta_vip::probe_reference(config.address, method, TIMEOUT).await {
+        let reachable = match staffetta_vip::probe_reference(config.address, method, TIMEOUT).await
+        {
             Ok(answer) => answer.is_some(),
             Err(error) => {
                 let text = format!("reference {}: {error}", config.name);

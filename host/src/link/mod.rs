@@ -177,8 +177,12 @@ impl Links {
 fn open_link(config: &LinkConfig) -> Result<Link, LinkError> {
     let fail = |error: io::Error| {
         let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "another daemon uses the port: is staffetta running already?",
-            io::ErrorKind::AddrNotAvailable => "this host does not have the address: see `ip address`",
+            io::ErrorKind::AddrInUse => {
+                "another daemon uses the port: is staffetta running already?"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "this host does not have the address: see `ip address`"
+            }
             io::ErrorKind::PermissionDenied => "ports below 1024 need CAP_NET_BIND_SERVICE",
             _ => "see `local` of this link in the configuration",
         };

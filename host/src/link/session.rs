@@ -190,9 +190,10 @@ impl Session {
                 open_with(&self.hello_receive, header, datagram).ok_or(plain(Reject::Foreign))?;
                 Ok(Opened::Hello { reply: self.meet(now, header) })
             }
-            Kind::Data if header.to != self.start => {
-                Err(Rejection { reject: Reject::OtherLife, hello: self.volunteer(now, header.from) })
-            }
+            Kind::Data if header.to != self.start => Err(Rejection {
+                reject: Reject::OtherLife,
+                hello: self.volunteer(now, header.from),
+            }),
             Kind::Data => {
                 let known = [&self.current, &self.candidate];
                 let at = known
@@ -213,8 +214,8 @@ impl Session {
                     return Ok(Opened::Frame { start: header.from, bytes });
                 }
                 let current = self.current.as_mut().expect("found above");
-                let bytes = open_with(&current.receive, header, datagram)
-                    .ok_or(plain(Reject::Foreign))?;
+                let bytes =
+                    open_with(&current.receive, header, datagram).ok_or(plain(Reject::Foreign))?;
                 if !current.seen.accept(header.counter) {
                     return Err(plain(Reject::Replayed));
                 }
@@ -235,9 +236,8 @@ impl Session {
             2 => Kind::Data,
             _ => return Err(Reject::Foreign),
         };
-        let u64_at = |at: usize| {
-            u64::from_be_bytes(datagram[at..at + 8].try_into().expect("eight bytes"))
-        };
+        let u64_at =
+            |at: usize| u64::from_be_bytes(datagram[at..at + 8].try_into().expect("eight bytes"));
         let side = datagram[4];
         if datagram[8..16] != self.tag || side != number(self.side.other()) {
             return Err(Reject::Foreign);
@@ -277,7 +277,8 @@ impl Session {
         let mut salt = [0; 4];
         let mut counter = [0; 8];
         // Without randomness there is no nonce; an all-zero one would be a repeated one, so the frame stays unsent.
-        let drawn = self.random.fill(&mut salt[1..]).is_ok() && self.random.fill(&mut counter).is_ok();
+        let drawn =
+            self.random.fill(&mut salt[1..]).is_ok() && self.random.fill(&mut counter).is_ok();
         let header = Header {
             kind: Kind::Hello,
             side: number(self.side),

@@ -56,7 +56,12 @@ fn pair() -> (Session, Session) {
 }
 
 /// Carries every datagram of `from`'s next beat to `to`; answers with what came out and what `to` sends back.
-fn carry(at: u64, from: &mut Session, to: &mut Session, text: &[u8]) -> (Option<Vec<u8>>, Vec<Vec<u8>>) {
+fn carry(
+    at: u64,
+    from: &mut Session,
+    to: &mut Session,
+    text: &[u8],
+) -> (Option<Vec<u8>>, Vec<Vec<u8>>) {
     let mut out = None;
     let mut back = Vec::new();
     for mut datagram in from.seal(text).into_iter().flatten() {
@@ -167,7 +172,8 @@ fn strangers_are_told_apart() {
 
 #[test]
 fn frames_keep_everything() {
-    let bytes = frame::encode(&beat(5), Stamp { seq: 3, echo: 2, held_us: 9 }, Some(&about()), None);
+    let bytes =
+        frame::encode(&beat(5), Stamp { seq: 3, echo: 2, held_us: 9 }, Some(&about()), None);
     let got = frame::decode(5, &bytes).unwrap();
     assert_eq!(got.beat, beat(5));
     assert_eq!(got.about, Some(about()));
@@ -189,7 +195,9 @@ fn frames_of_released_versions_are_read() {
         let rows: Vec<String> = ["full", "license"]
             .iter()
             .zip(&made)
-            .map(|(name, bytes)| format!("    (\"{name}\", \"{}\"),\n", crate::identity::hex(bytes)))
+            .map(|(name, bytes)| {
+                format!("    (\"{name}\", \"{}\"),\n", crate::identity::hex(bytes))
+            })
             .collect();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/link/frames-0.1.0.rs");
         std::fs::write(path, format!("[\n{}]\n", rows.concat())).unwrap();

@@ -517,8 +517,9 @@ fn wait(fds: &[RawFd], span: Span) {
     let timeout = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let count = libc::nfds_t::try_from(polled.len()).expect("a handful of descriptors");
     // SAFETY: `polled` and `timeout` outlive the call; a null mask leaves signals as they are.
-    let status =
-        unsafe { libc::ppoll(polled.as_mut_ptr(), count, &timeout, std::ptr::null()) };
+    let status = unsafe { libc::ppoll(polled.as_mut_ptr(), count, &timeout, std::ptr::null()) };
     // An interrupted wait is a short one; the loop reads the clock either way.
-    debug_assert!(status >= 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR));
+    debug_assert!(
+        status >= 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
+    );
 }

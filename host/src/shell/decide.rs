@@ -177,7 +177,11 @@ impl Decider {
             engine: ENGINE.into(),
             fuel: answer.fuel,
             cpu_us: answer.cpu_us,
-            notes: answer.notes.iter().map(|note| format!("{:?}: {}", note.level, note.text)).collect(),
+            notes: answer
+                .notes
+                .iter()
+                .map(|note| format!("{:?}: {}", note.level, note.text))
+                .collect(),
             attempts: answer
                 .attempts
                 .iter()
@@ -219,7 +223,8 @@ impl Decider {
             Ok(memories) => self.failover.remember(memories),
             Err(error) => {
                 let file = self.memory_file.display();
-                let text = format!("{file} is not readable ({error}): policies start without memory");
+                let text =
+                    format!("{file} is not readable ({error}): policies start without memory");
                 self.reporter.event(EventLevel::Warn, "policy-memory", text);
             }
         }

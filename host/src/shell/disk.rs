@@ -128,12 +128,13 @@ fn encode(generation: u64, side: Side, record: &Durable) -> [u8; RECORD_BYTES] {
 }
 
 fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<(u64, Side, Durable)> {
-    if bytes[..8] != *MAGIC || bytes[8] != VERSION || bytes[64..] != *digest(&SHA256, &bytes[..64]).as_ref() {
+    if bytes[..8] != *MAGIC
+        || bytes[8] != VERSION
+        || bytes[64..] != *digest(&SHA256, &bytes[..64]).as_ref()
+    {
         return None;
     }
-    let u64_at = |at: usize| {
-        u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-    };
+    let u64_at = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let side = if bytes[9] == b'A' { Side::A } else { Side::B };
     let fenced = match bytes[11] {
         0 => None,

@@ -11,7 +11,9 @@ use crate::evidence::Evidence;
 use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
 use crate::link::LICENSE_BYTES_MAX;
 use staffetta_core::Event;
-use staffetta_policy::types::{Holder, LicenseOccasion, LicenseSituation, LicenseVerdict, Standing};
+use staffetta_policy::types::{
+    Holder, LicenseOccasion, LicenseSituation, LicenseVerdict, Standing,
+};
 use staffetta_policy::{Kind, LicenseChain, Policy, Speaker};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -88,7 +90,11 @@ impl Licensing {
                 if now != basis {
                     let forming = !now.formed && now.peer.is_some();
                     basis = now;
-                    break if forming { LicenseOccasion::FormPair } else { LicenseOccasion::Changed };
+                    break if forming {
+                        LicenseOccasion::FormPair
+                    } else {
+                        LicenseOccasion::Changed
+                    };
                 }
                 if Instant::now() >= next {
                     break LicenseOccasion::Periodic;
@@ -194,7 +200,11 @@ impl Licensing {
             let temp = self.seen_file.with_extension("new");
             let written = std::fs::write(&temp, now.to_string());
             if written.and_then(|()| std::fs::rename(&temp, &self.seen_file)).is_err() {
-                self.reporter.event(EventLevel::Warn, "license-clock", "cannot keep the latest time seen");
+                self.reporter.event(
+                    EventLevel::Warn,
+                    "license-clock",
+                    "cannot keep the latest time seen",
+                );
             }
         }
         kept.max(now)

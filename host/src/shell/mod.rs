@@ -306,15 +306,19 @@ fn chain<S: staffetta_policy::Subject>(
         Kind::License => &config.policies.license,
         Kind::SplitBrain => &config.policies.split_brain,
     };
-    let built_in = loader
-        .built_in(kind, config)
-        .with_context(|| format!("settings of the built-in {kind} policy ([policy.{kind}.settings])"))?;
+    let built_in = loader.built_in(kind, config).with_context(|| {
+        format!("settings of the built-in {kind} policy ([policy.{kind}.settings])")
+    })?;
     let mut chain = Chain::new(built_in);
     match loader.configured(kind, section) {
         Ok(Some(policy)) => chain.swap(policy),
         Ok(None) => {}
         Err(error) => {
-            reporter.event(EventLevel::Error, "policy-refused", format!("{error}; the built-in one decides"));
+            reporter.event(
+                EventLevel::Error,
+                "policy-refused",
+                format!("{error}; the built-in one decides"),
+            );
         }
     }
     Ok(chain)

@@ -68,12 +68,14 @@ fn done(order: CoreOrder) -> &'static str {
 
 fn refused(refusal: Refusal) -> OrderError {
     let (error, remedy) = match refusal {
-        Refusal::NotPrimary => {
-            ("this node is not primary", "give the order on the node that serves: see `staffetta status`")
-        }
-        Refusal::PeerAbsent => {
-            ("the peer is not there, or does not hear this node", "see the links in `staffetta status`")
-        }
+        Refusal::NotPrimary => (
+            "this node is not primary",
+            "give the order on the node that serves: see `staffetta status`",
+        ),
+        Refusal::PeerAbsent => (
+            "the peer is not there, or does not hear this node",
+            "see the links in `staffetta status`",
+        ),
         Refusal::PeerNotEligible => (
             "the peer may not be made primary",
             "see its maintenance flag, its checks and its service network",
@@ -92,10 +94,10 @@ fn refused(refusal: Refusal) -> OrderError {
         }
         Refusal::NotWaiting => ("this node does not wait to start", "see `staffetta status`"),
         Refusal::NotFenced => ("this node is not fenced", "nothing to clear"),
-        Refusal::Fenced => {
-            ("this node is fenced", "remove the cause, then `staffetta clear`")
+        Refusal::Fenced => ("this node is fenced", "remove the cause, then `staffetta clear`"),
+        Refusal::Busy => {
+            ("a move is already under way", "wait for its end, then look at the status")
         }
-        Refusal::Busy => ("a move is already under way", "wait for its end, then look at the status"),
         Refusal::Policy => {
             ("the policy holds", "its reason is the newest decision in `staffetta status`")
         }
@@ -149,7 +151,8 @@ async fn load(
         }
     };
     let about = policy.description();
-    let said = format!("{} {} ({}) decides from now on", about.name, about.version, policy.digest());
+    let said =
+        format!("{} {} ({}) decides from now on", about.name, about.version, policy.digest());
     jobs.send(Job::Swap(policy))
         .map_err(|_| OrderError::new("the daemon is stopping", "try again once it runs"))?;
     Ok(said)

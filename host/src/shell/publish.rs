@@ -102,14 +102,15 @@ impl Publisher {
     }
 
     fn links(&self, snapshot: &Snapshot, age: Span) -> Vec<LinkStatus> {
-        let link = |(config, view): (&crate::config::LinkConfig, &crate::link::LinkView)| LinkStatus {
-            name: config.name.clone(),
-            heard_ms: view.heard.map(|heard| (heard + age).as_ms()),
-            echoed_ms: view.echoed.map(|echoed| (echoed + age).as_ms()),
-            rtt_us: view.rtt_us.map(u64::from),
-            loss_permille: view.loss_permille,
-            wan: config.wan,
-        };
+        let link =
+            |(config, view): (&crate::config::LinkConfig, &crate::link::LinkView)| LinkStatus {
+                name: config.name.clone(),
+                heard_ms: view.heard.map(|heard| (heard + age).as_ms()),
+                echoed_ms: view.echoed.map(|echoed| (echoed + age).as_ms()),
+                rtt_us: view.rtt_us.map(u64::from),
+                loss_permille: view.loss_permille,
+                wan: config.wan,
+            };
         self.config.links.iter().zip(&snapshot.links).map(link).collect()
     }
 
@@ -166,7 +167,9 @@ impl Publisher {
                         .into(),
                 ));
             }
-            if about.policies != digests(shelf, self.judgment.lock().expect("no holder panics").policy.1.digest()) {
+            if about.policies
+                != digests(shelf, self.judgment.lock().expect("no holder panics").policy.1.digest())
+            {
                 alarms.push(alarm(
                     "policies-differ",
                     "the nodes run different policies: load the same file on both".into(),
@@ -174,7 +177,9 @@ impl Publisher {
             }
         }
         for kind in &shelf.quarantined {
-            let text = format!("the site's {kind} policy crashed too often and is not asked: load it again once it is mended");
+            let text = format!(
+                "the site's {kind} policy crashed too often and is not asked: load it again once it is mended"
+            );
             alarms.push(alarm("policy-quarantined", text));
         }
         for (name, why) in self.evidence.failing() {

@@ -5,8 +5,12 @@ use super::decide::Question;
 use crate::config::Config;
 use crate::evidence::Seen;
 use crate::link::{About, CheckReport, Health, LinkView, TargetReport};
-use staffetta_core::{Answerer, Branch, Observation, PeerRole, PeerView, Question as Asked, Role, Side, Span};
-use staffetta_policy::types::{self, FailoverQuestion, FailoverSituation, SplitBrainSituation, Standing, Wall};
+use staffetta_core::{
+    Answerer, Branch, Observation, PeerRole, PeerView, Question as Asked, Role, Side, Span,
+};
+use staffetta_policy::types::{
+    self, FailoverQuestion, FailoverSituation, SplitBrainSituation, Standing, Wall,
+};
 
 /// What the configuration knows about the pair.
 #[derive(Debug, Clone)]

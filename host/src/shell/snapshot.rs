@@ -39,12 +39,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(lease_ms: u64) -> Board {
-        Board {
-            newest: Arc::default(),
-            fifo: Arc::default(),
-            changed: Arc::default(),
-            lease_ms,
-        }
+        Board { newest: Arc::default(), fifo: Arc::default(), changed: Arc::default(), lease_ms }
     }
 
     /// Never waits: false when a reader is just taking the old one.

@@ -195,7 +195,8 @@ fn watch_addresses(
                 tracing::debug!(?finding, "addresses differ from what should be");
                 outbox.send(Mail::Reconcile);
             };
-            if let Err(error) = staffetta_vip::watch(vips.clone(), Arc::clone(&held), notify).await {
+            if let Err(error) = staffetta_vip::watch(vips.clone(), Arc::clone(&held), notify).await
+            {
                 reporter.event(EventLevel::Warn, "address-watch", error.to_string());
             }
             tokio::time::sleep(WATCH_AGAIN).await;

@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Client, Echo, Lan, Tap, eventually, ms, options, pump, pump_until, vip};
+use socket2::{Domain, Protocol, Socket, Type};
 use staffetta_vip::frames::Arp;
 use staffetta_vip::{GateClass, Kernel, KernelEvent, Renewal, VipError};
 
@@ -112,6 +113,55 @@ fn release_closes_at_once_and_twice() {
     assert!(!client.answered(), "the lease went with the release");
     kernel.close().unwrap();
     assert_eq!(lan.node.sh("nft list tables"), "", "close removes the tables");
+}
+
+/// Each rule for itself: what comes in is not delivered, what goes out does not leave.
+#[test]
+fn one_way_traffic_stops_too() {
+    let lan = lan_or_skip!();
+    let mut kernel = lan.open_with(|o| o.vips = vec![vip(V4, 24), vip(V6, 64)]);
+    let (client4, client6) = (Client::new(&lan, V4), Client::new(&lan, V6));
+    let listen = |address: &str| {
+        let at = SocketAddr::new(address.parse().unwrap(), common::PORT);
+        let socket = lan.node.enter(|| UdpSocket::bind(at)).unwrap();
+        socket.set_read_timeout(Some(ms(100))).unwrap();
+        socket
+    };
+    let (service4, service6) = (listen(V4), listen(V6));
+    let delivered = |client: &Client, service: &UdpSocket| {
+        client.answered();
+        let arrived = service.recv(&mut [0; 8]).is_ok();
+        while service.recv(&mut [0; 8]).is_ok() {}
+        arrived
+    };
+    let tap = Tap::new(&lan.peer);
+    let solicitation_is_heard = || {
+        lan.node.sh("ip -6 neigh flush all");
+        tap.nd_answered(V6);
+        lan.node.sh("ip -6 neigh show to fd77::2").contains("lladdr")
+    };
+    // From an address of the node's own, in the name of the service address.
+    let advertisement_leaves = || {
+        lan.node.enter(|| {
+            let target: Ipv6Addr = V6.parse().unwrap();
+            let message = [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &target.octets()].concat();
+            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
+            let to: SocketAddr = "[fd77::2]:0".parse().unwrap();
+            socket.send_to(&message, &to.into()).is_ok()
+        })
+    };
+    kernel.claim(ms(60_000)).unwrap();
+    eventually("IPv6 is ready", || tap.nd_answered(V6));
+    assert!(delivered(&client4, &service4) && delivered(&client6, &service6));
+    assert!(solicitation_is_heard() && advertisement_leaves());
+    kernel.claim(ms(30)).unwrap();
+    thread::sleep(ms(60));
+    assert!(lan.node.has("eth0", "10.77.0.50/24") && lan.node.has("eth0", "fd77::50/64"));
+    assert!(!delivered(&client4, &service4), "IPv4 input");
+    assert!(!delivered(&client6, &service6), "IPv6 input");
+    assert!(!solicitation_is_heard(), "solicitations");
+    assert!(!advertisement_leaves(), "advertisements");
+    kernel.close().unwrap();
 }
 
 /// The rules cover an address that nobody leased: between any two steps of a claim or release.

@@ -15,6 +15,7 @@ me = s.getsockname()[4]
 ctl = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 ip = fcntl.ioctl(ctl, 0x8915, struct.pack("256s", iface.encode()))[20:24]
 v = socket.inet_aton(vip)
+asker = ip[:3] + bytes([ip[3] + 1])   # nobody's address: a new holder announces nothing to it
 macs = [bytes.fromhex(m.replace(":", "")) for m in (mac_a, mac_b)]
 SPORT, DPORT = 40777, 7777
 
@@ -26,7 +27,7 @@ def csum(b):
 
 
 def frames(mac):
-    arp = mac + me + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + me + ip + b"\0" * 6 + v
+    arp = mac + me + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + me + asker + b"\0" * 6 + v
     udp = struct.pack("!HHHH", SPORT, DPORT, 12, 0) + b"wire"
     h = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0, ip, v)
     h = h[:10] + struct.pack("!H", csum(h)) + h[12:]
@@ -48,7 +49,7 @@ while (now := time.monotonic_ns()) - t0 < secs * 1e9:
         src, et = p[6:12], p[12:14]
         if src not in macs: continue
         bin_ = (time.monotonic_ns() - t0) // 5_000_000
-        if et == b"\x08\x06" and p[20:22] == b"\0\2" and p[28:32] == v and p[38:42] == ip: kind = "arp"
+        if et == b"\x08\x06" and p[20:22] == b"\0\2" and p[28:32] == v and p[38:42] == asker: kind = "arp"
         elif et == b"\x08\0" and p[23] == 17 and p[26:30] == v and p[36:38] == struct.pack("!H", SPORT): kind = "udp"
         else: continue
         seen[kind].setdefault(bin_, set()).add(macs.index(src))

@@ -159,13 +159,14 @@ impl Node {
             }
             (Question::GoOnAlone, Intent::GoOnAlone) => self.go_on_alone(),
             (Question::GoOnAlone | Question::Review, Intent::StepDown) => self.step_down(fx),
-            (Question::Review | Question::GoOnAlone | Question::SplitBrain { .. }, Intent::AskOperator) => {
+            (
+                Question::Review | Question::GoOnAlone | Question::SplitBrain { .. },
+                Intent::AskOperator,
+            ) => {
                 self.wants_operator = true;
                 true
             }
-            (Question::Review, Intent::HandOver) => {
-                self.may_plan && self.drain(false, fx).is_ok()
-            }
+            (Question::Review, Intent::HandOver) => self.may_plan && self.drain(false, fx).is_ok(),
             (Question::SplitBrain { .. }, Intent::Serve(side)) => {
                 let move_it = side != self.options.side && self.state.reign().is_some();
                 !move_it || self.drain(false, fx).is_ok()
@@ -175,10 +176,7 @@ impl Node {
                 Question::PeerSilent,
                 Intent::GoOnAlone | Intent::HandOver | Intent::StepDown | Intent::Serve(_),
             )
-            | (
-                Question::GoOnAlone,
-                Intent::TakeOver | Intent::HandOver | Intent::Serve(_),
-            )
+            | (Question::GoOnAlone, Intent::TakeOver | Intent::HandOver | Intent::Serve(_))
             | (Question::Review, Intent::TakeOver | Intent::GoOnAlone | Intent::Serve(_))
             | (
                 Question::Switchover,

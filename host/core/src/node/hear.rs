@@ -24,8 +24,7 @@ impl Node {
                 fx.push(Effect::Note(Note::PeerBoot(beat.boot)));
             }
         }
-        let mut peer =
-            Peer { beat, heard: self.now, echoed: known.and_then(|known| known.echoed) };
+        let mut peer = Peer { beat, heard: self.now, echoed: known.and_then(|known| known.echoed) };
         let confirmed = beat.echo.filter(|echo| echo.boot == self.boot);
         let sent = confirmed.and_then(|echo| self.sent.at(echo.n));
         peer.echoed = peer.echoed.max(sent);
@@ -174,8 +173,7 @@ impl Node {
     /// The grant itself: durable, gate closed, every other hope forfeited (R2).
     pub(super) fn grant(&mut self, fx: &mut Vec<Effect>) -> bool {
         let Some(owed) = self.owed else { return false };
-        let durable =
-            self.disk.highest >= owed.epoch && self.disk.promised >= owed.lease_and_slack;
+        let durable = self.disk.highest >= owed.epoch && self.disk.promised >= owed.lease_and_slack;
         if !durable || self.state.gate_may_be_open() {
             return false;
         }

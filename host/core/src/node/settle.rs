@@ -217,8 +217,7 @@ impl Node {
             return;
         }
         let known = self.peer.map_or(self.want.highest, |peer| peer.beat.highest);
-        let epoch =
-            self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
+        let epoch = self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
         self.want.highest = epoch;
         self.owed = None;
         let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);

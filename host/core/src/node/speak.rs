@@ -3,8 +3,8 @@
 use super::Node;
 use crate::beat::{Beat, Claim, Hand, Meeting, PeerRole};
 use crate::effect::Effect;
-use crate::event::Answerer;
 use crate::epoch::Epoch;
+use crate::event::Answerer;
 use crate::state::{After, Role, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;

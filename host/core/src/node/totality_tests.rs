@@ -151,14 +151,9 @@ fn node(state: State) -> Node {
         stop_budget: Span::ms(3_000),
     })
     .unwrap();
-    let options =
-        Options { side: Side::A, preferred: false, peer_preferred: false, timing };
-    let disk = Durable {
-        highest: MINE,
-        promised: Span::ms(320),
-        formed: true,
-        ..Durable::default()
-    };
+    let options = Options { side: Side::A, preferred: false, peer_preferred: false, timing };
+    let disk =
+        Durable { highest: MINE, promised: Span::ms(320), formed: true, ..Durable::default() };
     let mut node = Node::new(options, Boot { id: 1, now: Mono(1), disk, slack: Span::ms(20) });
     node.state = state;
     node.now = NOW;
@@ -205,8 +200,7 @@ fn node(state: State) -> Node {
         Role::Joining => Question::Start,
         Role::Standby | Role::Candidate | Role::Draining | Role::Fenced => Question::PeerSilent,
     };
-    node.pending =
-        Some(Pending { id: AskId(7), question, deadline: NOW + Span::ms(40) });
+    node.pending = Some(Pending { id: AskId(7), question, deadline: NOW + Span::ms(40) });
     node
 }
 

@@ -28,7 +28,7 @@ impl Link {
         self.facts.as_ref().and_then(|facts| facts.mac)
     }
 
-    fn up(&self) -> bool {
+    pub(super) fn up(&self) -> bool {
         self.facts.as_ref().is_some_and(|facts| facts.up)
     }
 }

@@ -124,6 +124,10 @@ impl Kernel {
         }
         for index in 0..kernel.links.len() {
             kernel.open_wires(index)?;
+            let link = &kernel.links[index];
+            if !link.up() {
+                kernel.pending.push(KernelEvent::LinkDown { interface: link.name.clone() });
+            }
         }
         Ok(kernel)
     }
