@@ -22,8 +22,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("wit_bindgen", &["sdk/"]),
 ];
 
-/// Derives by which the SDK's types are the same on both sides of the sandbox, behind a feature that
-/// no policy sets: the one place outside `host/policy` that may say `wasmtime`.
+/// Derives by which the SDK's types are the same on both sides of the sandbox, behind a feature
+/// that no policy sets: the one place outside `host/policy` that may say `wasmtime`.
 const SDK_DERIVES: [&str; 3] = [
     "wasmtime::component::ComponentType,",
     "wasmtime::component::Lift,",

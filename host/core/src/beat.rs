@@ -60,7 +60,8 @@ pub struct Meeting {
     pub low: Epoch,
     /// The reign that stays.
     pub high: Epoch,
-    /// How long the sender had served without the other's grants when it learned of the other reign.
+    /// How long the sender had served without the other's grants when it learned of the other
+    /// reign.
     pub served: Span,
 }
 
@@ -75,7 +76,8 @@ pub struct Beat {
     pub role: PeerRole,
     /// What the sender asks.
     pub claim: Claim,
-    /// Highest epoch that the sender granted, attempted, handed over or reigned, durable or about to be.
+    /// Highest epoch that the sender granted, attempted, handed over or reigned, durable or about
+    /// to be.
     pub highest: Epoch,
     /// L of the sender: what it will take from a grant of this beat.
     pub lease: Span,

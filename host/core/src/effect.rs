@@ -49,7 +49,8 @@ pub enum Effect {
     Send(Beat),
     /// Make this record durable, then say [`crate::Event::Persisted`].
     Persist(PersistId, Durable),
-    /// Put the addresses up behind a gate that closes at `until`, announce, then say `Claimed` or `ClaimFailed`.
+    /// Put the addresses up behind a gate that closes at `until`, announce, then say `Claimed` or
+    /// `ClaimFailed`.
     Claim {
         /// The reign.
         epoch: Epoch,
@@ -159,7 +160,8 @@ pub struct PeerView {
     pub epoch: Epoch,
     /// Age of its last beat.
     pub age: Span,
-    /// Age of the newest beat of this node that it confirmed; `None` when it confirmed none in this life.
+    /// Age of the newest beat of this node that it confirmed; `None` when it confirmed none in this
+    /// life.
     pub echoed: Option<Span>,
     /// It may be made primary.
     pub eligible: bool,

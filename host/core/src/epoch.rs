@@ -40,7 +40,8 @@ impl Epoch {
     /// The smallest epoch of `side` above `self`.
     ///
     /// # Panics
-    /// When the 64-bit counter is exhausted, which a billion failovers a second reach after centuries.
+    /// When the 64-bit counter is exhausted, which a billion failovers a second reach after
+    /// centuries.
     #[must_use]
     pub fn next_of(self, side: Side) -> Epoch {
         let next = self.0.checked_add(1).expect("epoch counter exhausted");

@@ -7,9 +7,11 @@ use crate::state::Role;
 pub enum Level {
     /// The arbiter answers: at most one node serves under any partition.
     Arbitrated,
-    /// The peer grants the lease over two links or more: one cut of a link or a crash leaves at most one.
+    /// The peer grants the lease over two links or more: one cut of a link or a crash leaves at
+    /// most one.
     Paired,
-    /// One link is left: one more cut leaves references and the VIP probe to tell a crash from a partition.
+    /// One link is left: one more cut leaves references and the VIP probe to tell a crash from a
+    /// partition.
     EvidenceOnly,
     /// This node serves, or waits, without the peer.
     Alone,
@@ -48,8 +50,8 @@ impl Level {
         let together = f.leased_by_peer || (f.peer_serves && f.peer_heard);
         let serves = matches!(f.role, Role::Primary | Role::Draining);
         match () {
-            () if !f.formed => Level::Disarmed(Disarmed::NotFormed),
             () if serves && !together => Level::Alone,
+            () if !f.formed => Level::Disarmed(Disarmed::NotFormed),
             () if !serves && !f.peer_heard => Level::Alone,
             () if !serves && !f.peer_serves => Level::Disarmed(Disarmed::NoPrimary),
             () if f.maintenance => Level::Disarmed(Disarmed::Maintenance),

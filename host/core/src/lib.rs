@@ -1,11 +1,12 @@
 //! The decisions of one node of a pair, as one pure function.
 //!
-//! [`Node::step`] takes the time and one [`Event`] and answers with [`Effect`]s. There is no clock, socket, file or
-//! randomness in here: production and simulation run this very code.
+//! [`Node::step`] takes the time and one [`Event`] and answers with [`Effect`]s. There is no clock,
+//! socket, file or randomness in here: production and simulation run this very code.
 //!
-//! What this crate promises: a node opens its gate only while it holds a lease; it grants a lease only after the
-//! granted epoch is durable; what must come later waits for an event, never for the order of a list.
-//! What it refuses: to trust the peer, the disk, the operator or a policy with more than the types allow.
+//! What this crate promises: a node opens its gate only while it holds a lease; it grants a lease
+//! only after the granted epoch is durable; what must come later waits for an event, never for the
+//! order of a list. What it refuses: to trust the peer, the disk, the operator or a policy with
+//! more than the types allow.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -247,8 +247,8 @@ impl Node {
     /// Takes the time and one event; answers with what is to be done.
     ///
     /// # Panics
-    /// When `now` goes back, or an invariant of the protocol breaks: a crash is a failover, the one thing that the
-    /// pair survives.
+    /// When `now` goes back, or an invariant of the protocol breaks: a crash is a failover, the one
+    /// thing that the pair survives.
     #[must_use]
     pub fn step(&mut self, now: Mono, event: Event) -> Vec<Effect> {
         assert!(now >= self.now, "time went back from {:?} to {now:?}", self.now);
@@ -477,8 +477,8 @@ impl Node {
         self.fit && self.able()
     }
 
-    /// Neither fenced nor stepped down a moment ago. A node whose services failed is able, but not eligible: with both
-    /// nodes failed, one of them still serves.
+    /// Neither fenced nor stepped down a moment ago. A node whose services failed is able, but not
+    /// eligible: with both nodes failed, one of them still serves.
     fn able(&self) -> bool {
         let fenced = matches!(self.state, State::Fenced(_) | State::Stopped);
         !fenced && self.now >= self.unfit_until

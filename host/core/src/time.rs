@@ -5,8 +5,8 @@ use core::ops::{Add, AddAssign};
 
 /// An instant on the node's own lease clock, in nanoseconds since an arbitrary start.
 ///
-/// The shell feeds CLOCK_MONOTONIC_RAW plus every gap that only CLOCK_BOOTTIME saw (suspends), so that leases run down
-/// while the machine sleeps (`clock_gettime(2)`).
+/// The shell feeds CLOCK_MONOTONIC_RAW plus every gap that only CLOCK_BOOTTIME saw (suspends), so
+/// that leases run down while the machine sleeps (`clock_gettime(2)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Mono(pub u64);
 

@@ -65,14 +65,16 @@ pub enum TimingError {
         /// Smallest lease that these beats and delays allow, ms.
         min_ms: u64,
     },
-    /// `L·(1−ρ) ≥ 3D + 3h + policy deadline + one fsync`, or `L/2 ≥ policy deadline + one fsync`, fails.
+    /// `L·(1−ρ) ≥ 3D + 3h + policy deadline + one fsync`, or `L/2 ≥ policy deadline + one fsync`,
+    /// fails.
     NoRoomForDecision {
         /// Configured policy deadline, ms.
         deadline_ms: u64,
         /// Longest policy deadline that this lease allows, ms.
         max_ms: u64,
     },
-    /// `join timeout ≥ (L + G)·(1+ρ) + D + 2h` fails: a booting node would ask before it has listened.
+    /// `join timeout ≥ (L + G)·(1+ρ) + D + 2h` fails: a booting node would ask before it has
+    /// listened.
     JoinTooShort {
         /// Configured join timeout, ms.
         join_ms: u64,
@@ -195,7 +197,8 @@ impl Timing {
         self.parts.lease.scaled(MILLION - RATE_DRIFT_PPM, MILLION)
     }
 
-    /// Lp = (L + G)·(1+ρ): how long the receiver of a beat with `lease` and `slack` promises not to claim.
+    /// Lp = (L + G)·(1+ρ): how long the receiver of a beat with `lease` and `slack` promises not to
+    /// claim.
     #[must_use]
     pub fn promise_for(&self, lease: Span, slack: Span) -> Span {
         promise(lease + slack)

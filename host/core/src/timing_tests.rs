@@ -18,7 +18,8 @@ fn the_documented_profiles_hold() {
     for (beat, lease, delay) in [(100, 1000, 20), (250, 3000, 100), (50, 300, 10), (500, 5000, 200)]
     {
         let timing = Timing::new(parts(beat, lease, delay)).unwrap();
-        // What the receiver promises outlasts what the sender may use, for any two clocks within the drift.
+        // What the receiver promises outlasts what the sender may use, for any two clocks within
+        // the drift.
         let fast_promise = timing.promise_for(Span::ms(lease), Span::ZERO).scaled(1000, 1001);
         let slow_lease = timing.granted().scaled(1000, 999);
         assert!(fast_promise.0 + 2 >= slow_lease.0, "{beat}/{lease}");

@@ -1,4 +1,5 @@
-//! Golden scenarios: text in, trace out. `REWRITE=1 cargo test -p staffetta-core --test golden` rewrites the traces.
+//! Golden scenarios: text in, trace out. `REWRITE=1 cargo test -p staffetta-core --test golden`
+//! rewrites the traces.
 
 mod pair;
 

@@ -1,4 +1,5 @@
-//! Random histories without a cut: at most one gate is open, whatever crashes, freezes, slow disks and orders do (G3).
+//! Random histories without a cut: at most one gate is open, whatever crashes, freezes, slow disks
+//! and orders do (G3).
 
 mod pair;
 

@@ -114,7 +114,10 @@ fn dispatch(cli: Cli) -> Outcome {
 }
 
 fn run(context: &Context) -> Outcome {
-    crate::shell::run(context.load()?).map_err(Failure::Failed)
+    crate::shell::run(context.load()?).map_err(|error| match error.downcast::<ConfigError>() {
+        Ok(config) => Failure::Config(config),
+        Err(error) => Failure::Failed(error),
+    })
 }
 
 /// What all verbs share.

@@ -1,7 +1,7 @@
 //! Service checks: TCP, HTTP, SIP OPTIONS, or a program, with rise and fall counts.
 //!
-//! A check that cannot be tried (no such program) is failed, with the reason; one that is late is failed too, but only
-//! after `fall` attempts in a row: a busy machine is not a dead service.
+//! A check that cannot be tried (no such program) is failed, with the reason; one that is late is
+//! failed too, but only after `fall` attempts in a row: a busy machine is not a dead service.
 
 use super::Evidence;
 use crate::config::{CheckConfig, CheckTarget};

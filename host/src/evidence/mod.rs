@@ -1,4 +1,5 @@
-//! What policies see beside the core's own observations: service checks, references, the service network, the license.
+//! What policies see beside the core's own observations: service checks, references, the service
+//! network, the license.
 //!
 //! One store behind one lock, held for a copy only. Everything in it has an age.
 

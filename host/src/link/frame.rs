@@ -1,11 +1,13 @@
-//! What a frame holds, and how: CBOR maps with numbered fields (RFC 8949), so that unknown future fields are skipped and
-//! absent ones have a meaning. Field numbers are never used again for something else.
+//! What a frame holds, and how: CBOR maps with numbered fields (RFC 8949), so that unknown future
+//! fields are skipped and absent ones have a meaning. Field numbers are never used again for
+//! something else.
 
 use super::stamp::Stamp;
 use minicbor::{Decode, Encode};
 use staffetta_core::{Beat, Claim, Echo, Epoch, Hand, Meeting, PeerRole, Span};
 
-/// Longest frame before it is sealed: fits an Ethernet frame with every header of IPv6, UDP and the envelope.
+/// Longest frame before it is sealed: fits an Ethernet frame with every header of IPv6, UDP and the
+/// envelope.
 pub const FRAME_BYTES_MAX: usize = 1_350;
 /// Longest license document that nodes exchange.
 pub const LICENSE_BYTES_MAX: usize = 1_000;
@@ -225,7 +227,8 @@ fn to_vec(wire: &Wire) -> Vec<u8> {
     minicbor::to_vec(wire).expect("encoding into memory cannot fail")
 }
 
-/// Decodes what [`encode`] made, in this version or a later one; `boot` is the sender's start id from the envelope.
+/// Decodes what [`encode`] made, in this version or a later one; `boot` is the sender's start id
+/// from the envelope.
 pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
     if bytes.len() > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong { what: "frame", max: FRAME_BYTES_MAX });
@@ -281,7 +284,8 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
 
 /// Above this a peer could exhaust the counter; honest pairs stay below for ever.
 const EPOCH_MAX: u64 = 1 << 62;
-/// A peer cannot make this node promise longer than this: the longest lease and slack that a configuration allows, twice.
+/// A peer cannot make this node promise longer than this: the longest lease and slack that a
+/// configuration allows, twice.
 const PROMISE_MS_MAX: u64 = 120_000;
 
 fn check_about(about: &About) -> Result<(), FrameError> {

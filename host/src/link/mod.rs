@@ -1,8 +1,9 @@
 //! The heartbeat links: authenticated, encrypted UDP frames, over one path or several.
 //!
-//! Promises: only frames of the other node of this cluster, of its present life, each at most once, come out of
-//! [`Links::receive`]; nothing that a stranger sends costs more than one failed authentication. Refuses: wall-clock time,
-//! frames over [`FRAME_BYTES_MAX`], and to interpret what a beat means.
+//! Promises: only frames of the other node of this cluster, of its present life, each at most once,
+//! come out of [`Links::receive`]; nothing that a stranger sends costs more than one failed
+//! authentication. Refuses: wall-clock time, frames over [`FRAME_BYTES_MAX`], and to interpret what
+//! a beat means.
 
 mod frame;
 mod session;
@@ -111,13 +112,15 @@ impl Links {
         self.links.iter().map(|link| link.socket.as_raw_fd()).collect()
     }
 
-    /// Sends a beat over every link; a link that fails is as good as a lost frame and shows in its loss.
+    /// Sends a beat over every link; a link that fails is as good as a lost frame and shows in its
+    /// loss.
     pub fn send(&mut self, now: Mono, beat: &Beat, about: Option<&About>, license: Option<&[u8]>) {
         for link in &mut self.links {
             let stamp = link.meter.stamp(now);
             let bytes = frame::encode(beat, stamp, about, license);
             for datagram in self.session.seal(&bytes).into_iter().flatten() {
-                // A full queue or a missing route loses this frame only; the meter and the peer's lease notice.
+                // A full queue or a missing route loses this frame only; the meter and the peer's
+                // lease notice.
                 let _ = link.socket.send_to(&datagram, link.peer);
             }
         }

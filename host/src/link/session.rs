@@ -1,9 +1,10 @@
 //! Who may speak: AEAD with a key per sender and pair of start ids.
 //!
-//! Both nodes hold the cluster secret and draw a random start id for each life. A data frame is sealed with a key derived
-//! from (secret, sender, sender's start id, receiver's start id); opening one proves that the sender knows the receiver's
-//! present start id, so nothing recorded in another life can be replayed, without wall-clock time. Start ids are learned
-//! from hello frames, which prove knowledge of the secret only and never displace a living session by themselves.
+//! Both nodes hold the cluster secret and draw a random start id for each life. A data frame is
+//! sealed with a key derived from (secret, sender, sender's start id, receiver's start id); opening
+//! one proves that the sender knows the receiver's present start id, so nothing recorded in another
+//! life can be replayed, without wall-clock time. Start ids are learned from hello frames, which
+//! prove knowledge of the secret only and never displace a living session by themselves.
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -151,7 +152,8 @@ impl Session {
         }
     }
 
-    /// The datagrams that carry `plain` to every life of the peer that may be the present one; a hello to nobody known.
+    /// The datagrams that carry `plain` to every life of the peer that may be the present one; a
+    /// hello to nobody known.
     pub(super) fn seal(&mut self, plain: &[u8]) -> [Option<Vec<u8>>; 2] {
         if self.current.is_none() && self.candidate.is_none() {
             return [Some(self.hello(0)), None];
@@ -204,7 +206,8 @@ impl Session {
                     return Err(Rejection { reject: Reject::OtherLife, hello });
                 };
                 if at == 1 {
-                    // Only the present life of the peer can have sealed this with our start id in the key.
+                    // Only the present life of the peer can have sealed this with our start id in
+                    // the key.
                     let candidate = self.candidate.as_ref().expect("found above");
                     let bytes = open_with(&candidate.receive, header, datagram)
                         .ok_or(plain(Reject::Foreign))?;
@@ -276,7 +279,8 @@ impl Session {
     fn hello(&mut self, to: u64) -> Vec<u8> {
         let mut salt = [0; 4];
         let mut counter = [0; 8];
-        // Without randomness there is no nonce; an all-zero one would be a repeated one, so the frame stays unsent.
+        // Without randomness there is no nonce; an all-zero one would be a repeated one, so the
+        // frame stays unsent.
         let drawn =
             self.random.fill(&mut salt[1..]).is_ok() && self.random.fill(&mut counter).is_ok();
         let header = Header {

@@ -55,7 +55,8 @@ fn pair() -> (Session, Session) {
     )
 }
 
-/// Carries every datagram of `from`'s next beat to `to`; answers with what came out and what `to` sends back.
+/// Carries every datagram of `from`'s next beat to `to`; answers with what came out and what `to`
+/// sends back.
 fn carry(
     at: u64,
     from: &mut Session,

@@ -1,5 +1,5 @@
-//! The real-time thread: core, beats, gate. The echo *is* the promise, so nothing here waits for anything but the next
-//! event, and nothing takes a lock that a thread of lower priority may hold.
+//! The real-time thread: core, beats, gate. The echo *is* the promise, so nothing here waits for
+//! anything but the next event, and nothing takes a lock that a thread of lower priority may hold.
 //!
 //! One turn, in this order of priority:
 //! 1. the clock is read; the core itself notices a stall before it looks at any input;
@@ -8,7 +8,8 @@
 //! 4. what disk, policies, operators and the rest of the daemon say;
 //! 5. timers.
 //!
-//! After each input its effects are carried out; what an effect answers at once is an input of the same turn.
+//! After each input its effects are carried out; what an effect answers at once is an input of the
+//! same turn.
 
 use super::clock::Clock;
 use super::decide::Job;
@@ -38,7 +39,7 @@ const DEFEND_INTERVAL: Span = Span::ms(1_000);
 /// A release that the kernel refused is tried again after this.
 const RELEASE_AGAIN: Span = Span::ms(20);
 /// The board is updated at most this often unless something changed.
-const BOARD_INTERVAL: Span = Span::ms(100);
+const BOARD_INTERVAL: Span = Span::ms(250);
 /// Links are summed up this often.
 const MINUTE: Span = Span::ms(60_000);
 /// Mails taken in one turn.
@@ -282,9 +283,9 @@ impl Beats {
                 self.order = Some(reply);
                 self.feed(Event::Order(order));
             }
-            Mail::About(about) => {
-                if self.parts.about != *about {
-                    self.parts.about = *about;
+            Mail::About(about, news) => {
+                self.parts.about = *about;
+                if news {
                     self.about_at = Mono::ZERO;
                 }
             }
@@ -295,7 +296,8 @@ impl Beats {
                 }
             }
             Mail::Abandon => {
-                // The stop budget is over: whatever the core still waits for, nothing may stay held.
+                // The stop budget is over: whatever the core still waits for, nothing may stay
+                // held.
                 if let Err(error) = self.parts.kernel.release() {
                     self.parts.reporter.say(Report::Kernel(error.to_string()));
                 }
@@ -400,7 +402,8 @@ impl Beats {
         self.parts.links.send(now, beat, about, license);
     }
 
-    /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen the lease.
+    /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen
+    /// the lease.
     fn claim(&mut self, until: Mono) {
         let left = until.since(self.parts.clock.now());
         let result = self.parts.kernel.claim(duration(left));
@@ -434,7 +437,8 @@ impl Beats {
         }
         match result {
             Ok(Renewal::Renewed) => self.gate_fault = None,
-            // The kernel's timer was first by a tick, or someone removed the element: the lease is live, so claim anew.
+            // The kernel's timer was first by a tick, or someone removed the element: the lease is
+            // live, so claim anew.
             Ok(Renewal::Lost) => self.claim(until),
             Err(error) => {
                 let text = error.to_string();

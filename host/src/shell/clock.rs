@@ -1,5 +1,5 @@
-//! The lease clock: CLOCK_MONOTONIC_RAW, which nothing slews, plus every gap that only CLOCK_BOOTTIME saw
-//! (`clock_gettime(2)`), so that leases run down while the machine is suspended.
+//! The lease clock: CLOCK_MONOTONIC_RAW, which nothing slews, plus every gap that only
+//! CLOCK_BOOTTIME saw (`clock_gettime(2)`), so that leases run down while the machine is suspended.
 
 use staffetta_core::{Mono, Span};
 

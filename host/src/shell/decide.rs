@@ -1,7 +1,8 @@
 //! The policy thread: one question at a time, inside its deadline, off the beat thread.
 //!
-//! It alone owns the chains of failover and split-brain policies, so that a policy is swapped between two decisions
-//! without a lock. What it was asked, with everything that the answer was made from, goes to the journal.
+//! It alone owns the chains of failover and split-brain policies, so that a policy is swapped
+//! between two decisions without a lock. What it was asked, with everything that the answer was
+//! made from, goes to the journal.
 
 use super::inbox::Outbox;
 use super::realtime;
@@ -26,7 +27,8 @@ pub(crate) enum Job {
     Ask(Box<Question>),
     /// Put this policy in force.
     Swap(Arc<Policy>),
-    /// Go back to the one before; answers with its name, or nothing where no site policy is in force.
+    /// Go back to the one before; answers with its name, or nothing where no site policy is in
+    /// force.
     Rollback(Kind, Sender<Option<Arc<Policy>>>),
 }
 

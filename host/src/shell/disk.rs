@@ -1,5 +1,5 @@
-//! The epoch file: what must survive a crash, in two preallocated slots, so that a full disk cannot stop a takeover and
-//! a torn write leaves the other slot whole.
+//! The epoch file: what must survive a crash, in two preallocated slots, so that a full disk cannot
+//! stop a takeover and a torn write leaves the other slot whole.
 
 use ring::digest::{SHA256, digest};
 use staffetta_core::{Durable, Epoch, FenceCause, Side, Span};

@@ -1,5 +1,5 @@
-//! How the rest of the daemon speaks to the real-time thread: a channel, and an eventfd that wakes its poll
-//! (`eventfd(2)`).
+//! How the rest of the daemon speaks to the real-time thread: a channel, and an eventfd that wakes
+//! its poll (`eventfd(2)`).
 
 use crate::link::About;
 use staffetta_core::{Event, Order, Refusal};
@@ -16,8 +16,8 @@ pub(crate) enum Mail {
     Event(Event),
     /// An operator's order; answered once.
     Order(Order, OrderReply),
-    /// What this node says about itself from now on.
-    About(Box<About>),
+    /// What this node says about itself from now on; at once when it is news.
+    About(Box<About>, bool),
     /// The license document that the peer should see.
     License(Option<Vec<u8>>),
     /// The kernel's addresses differ from what should be.
@@ -59,7 +59,8 @@ impl Outbox {
             return false;
         }
         let one = 1_u64.to_ne_bytes();
-        // SAFETY: eight bytes of `one` are read. A full counter means that the thread is being woken already.
+        // SAFETY: eight bytes of `one` are read. A full counter means that the thread is being
+        // woken already.
         unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
         true
     }
@@ -74,10 +75,12 @@ impl Inbox {
         self.wake.as_raw_fd()
     }
 
-    /// The next mail. The wake counter is cleared first, so that a mail that comes meanwhile wakes again.
+    /// The next mail. The wake counter is cleared first, so that a mail that comes meanwhile wakes
+    /// again.
     pub(crate) fn take(&mut self) -> Option<Mail> {
         let mut count = [0_u8; 8];
-        // SAFETY: at most eight bytes are written into `count`; an empty counter is EAGAIN and no matter.
+        // SAFETY: at most eight bytes are written into `count`; an empty counter is EAGAIN and no
+        // matter.
         unsafe { libc::read(self.wake.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
         match self.receiver.try_recv() {
             Ok(mail) => {

@@ -1,5 +1,5 @@
-//! Licensing: a thread of its own, never on the failover path. What the license policy says reaches the core as two
-//! permissions, forming a pair and planned moves; it never reaches a takeover.
+//! Licensing: a thread of its own, never on the failover path. What the license policy says reaches
+//! the core as two permissions, forming a pair and planned moves; it never reaches a takeover.
 
 use super::decide::Job;
 use super::inbox::{Mail, Outbox};
@@ -54,6 +54,8 @@ pub(crate) struct Licensing {
     pub judgment: Judgment,
     pub seen_file: PathBuf,
     pub started: Instant,
+    /// Length of the document that was complained of last.
+    pub too_long: std::cell::Cell<usize>,
 }
 
 /// What a judgment is made from; a change asks for a new one.
@@ -107,6 +109,7 @@ impl Licensing {
         let mine = if self.off { None } else { std::fs::read(&self.document).ok() };
         if let Some(document) = &mine
             && document.len() > LICENSE_BYTES_MAX
+            && self.too_long.replace(document.len()) != document.len()
         {
             let file = self.document.display();
             let text = format!("{file} is over {LICENSE_BYTES_MAX} bytes: the peer cannot see it");

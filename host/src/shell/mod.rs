@@ -1,8 +1,8 @@
 //! The daemon: wires core, links, kernel, policies, disk, journal and control together.
 //!
-//! This and the simulator are the only interpreters of the core's events and effects. The real-time thread is
-//! [`beats`]; beside it run the epoch's persister and the policy thread, just below it in priority; everything else is
-//! on tokio and speaks to them over channels.
+//! This and the simulator are the only interpreters of the core's events and effects. The real-time
+//! thread is [`beats`]; beside it run the epoch's persister and the policy thread, just below it in
+//! priority; everything else is on tokio and speaks to them over channels.
 
 mod beats;
 mod clock;
@@ -80,6 +80,8 @@ struct Policies {
     license_jobs: Sender<Job>,
     shelf: Shelf,
     judgment: Judgment,
+    /// Configured policies that the load gate refused.
+    refused: Vec<String>,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -88,6 +90,7 @@ struct Policies {
 /// When it cannot start: names what is wrong and the remedy.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let started = Instant::now();
+    log_to_stderr(&config);
     abort_with_the_beat_thread();
     fits_the_host(&config)?;
     let memory_locked = realtime::lock_memory();
@@ -123,7 +126,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     })?;
     let Common { board, evidence, outbox, reporter, .. } = common;
     reporter.event(EventLevel::Info, "start", format!("{} starts", config.node.name));
-    let Policies { failover_jobs, license_jobs, shelf, judgment } = policies;
+    let Policies { failover_jobs, license_jobs, shelf, judgment, refused } = policies;
     let running = Running { outbox, failover_jobs, license_jobs, beats };
     let publisher = Publisher {
         digest: config.pair_digest(),
@@ -135,6 +138,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         journal: journal.handle(),
         memory_locked,
         started,
+        refused,
     };
     let tasks = tasks::Tasks { server, reports, reporter, loader, publisher, about, held, ended };
     let result = runtime.block_on(tasks::run(tasks, &running));
@@ -144,6 +148,20 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     journal.close(JOURNAL_PATIENCE);
     anyhow::ensure!(joined.is_ok(), "the beat thread ended by itself");
     result
+}
+
+/// One line a change of state; the init system adds the rest.
+fn log_to_stderr(config: &Config) {
+    use std::io::IsTerminal;
+    let level = config.log_level.as_str();
+    let filter = format!("warn,staffetta={level},staffetta_vip={level}");
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    // A process that logs already (a test) keeps its logger.
+    let _ = logger.try_init();
 }
 
 /// What only the host can show to be wrong: a VIP outside its interface's network.
@@ -162,9 +180,10 @@ fn start_policies(
     identity: &Identity,
     common: &Common,
 ) -> anyhow::Result<Policies> {
-    let failover = chain(Kind::Failover, loader, config, &common.reporter)?;
-    let split_brain = chain(Kind::SplitBrain, loader, config, &common.reporter)?;
-    let license = chain(Kind::License, loader, config, &common.reporter)?;
+    let mut refused = Vec::new();
+    let failover = chain(Kind::Failover, loader, config, &common.reporter, &mut refused)?;
+    let split_brain = chain(Kind::SplitBrain, loader, config, &common.reporter, &mut refused)?;
+    let license = chain(Kind::License, loader, config, &common.reporter, &mut refused)?;
     let shelf = Arc::new(Mutex::new(in_force(&failover, &split_brain)));
     let judgment = Arc::new(Mutex::new(not_judged(&license)));
     let (failover_jobs, jobs) = mpsc::channel();
@@ -197,13 +216,14 @@ fn start_policies(
         judgment: Arc::clone(&judgment),
         seen_file: config.node.state_dir.join("latest-seen"),
         started: common.started,
+        too_long: std::cell::Cell::default(),
     };
     spawn("license", move || licensing.run(&jobs))?;
-    Ok(Policies { failover_jobs, license_jobs, shelf, judgment })
+    Ok(Policies { failover_jobs, license_jobs, shelf, judgment, refused })
 }
 
-/// Opens the epoch file, the gate and the links, in this order: what an earlier life left on an interface is gone before
-/// the first beat.
+/// Opens the epoch file, the gate and the links, in this order: what an earlier life left on an
+/// interface is gone before the first beat.
 fn beat_parts(
     config: &Config,
     identity: &Identity,
@@ -252,7 +272,8 @@ fn beat_parts(
 /// Name of the thread whose end is the end of the process.
 const BEAT_THREAD: &str = "beats";
 
-/// A broken invariant ends the process at once: the gate closes by the kernel's timer, the peer takes over.
+/// A broken invariant ends the process at once: the gate closes by the kernel's timer, the peer
+/// takes over.
 fn abort_with_the_beat_thread() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -293,13 +314,15 @@ fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
     Ok(kernel)
 }
 
-/// The chain of one kind: built-in below, the configured site policy on top. A site policy that is refused is an alarm
-/// and leaves the built-in one in force: an error in a file must not take the service down at a restart.
+/// The chain of one kind: built-in below, the configured site policy on top. A site policy that is
+/// refused is an alarm and leaves the built-in one in force: an error in a file must not take the
+/// service down at a restart.
 fn chain<S: staffetta_policy::Subject>(
     kind: Kind,
     loader: &Loader,
     config: &Config,
     reporter: &Reporter,
+    refused: &mut Vec<String>,
 ) -> anyhow::Result<Chain<S>> {
     let section = match kind {
         Kind::Failover => &config.policies.failover,
@@ -314,11 +337,9 @@ fn chain<S: staffetta_policy::Subject>(
         Ok(Some(policy)) => chain.swap(policy),
         Ok(None) => {}
         Err(error) => {
-            reporter.event(
-                EventLevel::Error,
-                "policy-refused",
-                format!("{error}; the built-in one decides"),
-            );
+            let text = format!("{error}; the built-in one decides");
+            reporter.event(EventLevel::Error, "policy-refused", text.clone());
+            refused.push(text);
         }
     }
     Ok(chain)

@@ -136,7 +136,9 @@ async fn load(
     }
     let path = file.clone();
     let loaded = tokio::task::spawn_blocking(move || {
-        loader.file(kind_of(kind), &path, None, settings.as_ref())
+        let kind = kind_of(kind);
+        let settings = settings.unwrap_or_else(|| loader.configured_settings(kind).clone());
+        loader.file(kind, &path, None, Some(&settings))
     })
     .await;
     let policy = match loaded {

@@ -13,6 +13,7 @@ pub(crate) struct Loader {
     compile: Compile,
     trusted_keys: Vec<[u8; 32]>,
     license_keys: Vec<String>,
+    configured: [serde_json::Map<String, serde_json::Value>; 3],
 }
 
 /// A policy file that cannot be had.
@@ -36,10 +37,28 @@ impl Loader {
                 .iter()
                 .map(|key| crate::identity::hex(key))
                 .collect(),
+            configured: [
+                config.policies.failover.settings.clone(),
+                config.policies.license.settings.clone(),
+                config.policies.split_brain.settings.clone(),
+            ],
         }
     }
 
-    /// The embedded policy of a kind. It runs with the site's settings only where no site policy is configured.
+    /// The settings that the configuration has for a policy of this kind.
+    pub(crate) fn configured_settings(
+        &self,
+        kind: Kind,
+    ) -> &serde_json::Map<String, serde_json::Value> {
+        match kind {
+            Kind::Failover => &self.configured[0],
+            Kind::License => &self.configured[1],
+            Kind::SplitBrain => &self.configured[2],
+        }
+    }
+
+    /// The embedded policy of a kind. It runs with the site's settings only where no site policy is
+    /// configured.
     pub(crate) fn built_in(&self, kind: Kind, config: &Config) -> Result<Arc<Policy>, LoadError> {
         let (component, section) = match kind {
             Kind::Failover => (staffetta_bundle::FAILOVER, &config.policies.failover),
@@ -94,10 +113,10 @@ impl Loader {
     ) -> String {
         let mut settings = settings.cloned().unwrap_or_default();
         match kind {
-            Kind::License => {
+            Kind::License if !self.license_keys.is_empty() => {
                 settings.insert("trusted_keys".into(), self.license_keys.clone().into());
             }
-            Kind::Failover | Kind::SplitBrain => {}
+            Kind::License | Kind::Failover | Kind::SplitBrain => {}
         }
         serde_json::Value::Object(settings).to_string()
     }

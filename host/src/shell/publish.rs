@@ -31,6 +31,8 @@ pub(crate) struct Publisher {
     pub memory_locked: bool,
     pub started: Instant,
     pub digest: [u8; 32],
+    /// Configured policies that the load gate refused at the start.
+    pub refused: Vec<String>,
 }
 
 impl Publisher {
@@ -118,6 +120,8 @@ impl Publisher {
         let vip = |config: &crate::config::VipConfig| {
             let own = snapshot.answers.iter().find(|(vip, ..)| *vip == config.address);
             let answerer = match (snapshot.view.vip.0, own) {
+                // Whoever serves does not probe; what it heard before it served is stale.
+                _ if snapshot.held => Answerer::NotProbed,
                 (Answerer::Nobody, _) => Answerer::Nobody,
                 (_, Some((_, answerer, _))) => *answerer,
                 (answerer, None) => answerer,
@@ -176,6 +180,7 @@ impl Publisher {
                 ));
             }
         }
+        alarms.extend(self.refused.iter().map(|text| alarm("policy-refused", text.clone())));
         for kind in &shelf.quarantined {
             let text = format!(
                 "the site's {kind} policy crashed too often and is not asked: load it again once it is mended"

@@ -13,7 +13,8 @@ pub(crate) fn raise_this_thread(priority: i32) -> bool {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) == 0 }
 }
 
-/// Locks what the process touches from now on, page by page as it is touched; false where that is not allowed.
+/// Locks what the process touches from now on, page by page as it is touched; false where that is
+/// not allowed.
 pub(crate) fn lock_memory() -> bool {
     // SAFETY: no pointers are involved.
     unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) == 0 }

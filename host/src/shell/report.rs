@@ -1,5 +1,5 @@
-//! What the real-time thread has to say to people: log, journal, event stream. It hands plain values over a channel;
-//! words are found here.
+//! What the real-time thread has to say to people: log, journal, event stream. It hands plain
+//! values over a channel; words are found here.
 
 use super::inbox::Outbox;
 use crate::evidence::Evidence;

@@ -1,5 +1,5 @@
-//! Builds the complete evidence that a policy sees: the core's observation, the peer's word about itself, the site's
-//! checks, the configuration, the wall clock.
+//! Builds the complete evidence that a policy sees: the core's observation, the peer's word about
+//! itself, the site's checks, the configuration, the wall clock.
 
 use super::decide::Question;
 use crate::config::Config;

@@ -1,4 +1,5 @@
-//! The part of the daemon that runs on tokio: control socket, status, checks, references, orders, signals.
+//! The part of the daemon that runs on tokio: control socket, status, checks, references, orders,
+//! signals.
 
 use super::inbox::Mail;
 use super::policies::Loader;
@@ -19,7 +20,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 /// The status is made anew at least this often while somebody may read it.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(1_000);
+/// Ages of checks and references are told anew this often.
+const AGES_INTERVAL: Duration = Duration::from_millis(1_000);
 /// The watch of addresses is started again after this, should it fail.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);
 
@@ -70,7 +73,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let budget = Duration::from_millis(publisher.config.timing.parts_ms()[5]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut told = Told { about, health: None };
+    let mut told = Told { at: std::time::Instant::now(), about, health: None };
     let mut stopping: Option<tokio::time::Instant> = None;
     loop {
         let abandon = async {
@@ -113,6 +116,7 @@ fn stop_beats(
 
 /// What the beat thread was told about this node.
 struct Told {
+    at: std::time::Instant,
     about: About,
     health: Option<bool>,
 }
@@ -142,11 +146,25 @@ impl Told {
             self.health = Some(fit);
             running.outbox.event(Event::Fitness(fit));
         }
-        if about != self.about {
+        let news = settled(&about) != settled(&self.about);
+        if news || self.at.elapsed() >= AGES_INTERVAL {
+            self.at = std::time::Instant::now();
             self.about = about.clone();
-            running.outbox.send(Mail::About(Box::new(about)));
+            running.outbox.send(Mail::About(Box::new(about), news));
         }
     }
+}
+
+/// Without what changes by itself.
+fn settled(about: &About) -> About {
+    let mut settled = About { in_role_ms: 0, stall_max_ms: 0, ..about.clone() };
+    for check in &mut settled.checks {
+        (check.since_ms, check.age_ms) = (0, 0);
+    }
+    for target in &mut settled.targets {
+        target.age_ms = 0;
+    }
+    settled
 }
 
 fn spawn_evidence(publisher: &Publisher, running: &Running, reporter: &Reporter) {

@@ -153,6 +153,7 @@ class Node:
             sh(f"ip -n {self.name} addr del {VIP}/24 dev eth0", check=False)
             sh(f"ip -n {self.name} addr del {VIP}/32 dev eth0", check=False)
         sh(f"ip -n {self.name} neigh flush all", check=False)
+        sh(ns(self.name, "nft flush ruleset"), check=False)   # the gate of a killed daemon would hit the next one
 
 
 # ---------------------------------------------------------------- faults: (apply, heal or None, least seconds watched)
@@ -239,6 +240,16 @@ def spans(ev, hold0, t0, t1):
     return round(two / 1e6, 1), round(none / 1e6, 1), sorted(h)
 
 
+def changes(events):
+    """Without the adds of who holds the address already: a renewed lifetime is announced like a new address."""
+    held, out = set(), []
+    for t, n, k in sorted(events):
+        if k == "add" and n in held: continue
+        held = held | {n} if k == "add" else held - {n} if k == "del" else held
+        out.append((t, n, k))
+    return out
+
+
 def max_gap(rx, a, b, end):
     """largest silence that starts in [a,b): ms, and whether it was still open at the end"""
     best, opened, at = 0, False, None
@@ -289,7 +300,7 @@ def measure(prof, fault, rep, secs=None):
         dual = lambda a, b: max(5 * sum(1 for x in seen[f"dual_{k}_at_ms"] if a <= seen["t0_ns"] + x * 1_000_000 < b) for k in ("arp", "udp"))
         rec["wire_dual_ms"], rec["heal_wire_dual_ms"] = dual(t0, th), dual(th, tend)
         time.sleep(0.05)
-        ev = [e for x in mons for e in x.ev]
+        ev = changes(e for x in mons for e in x.ev)
         rows = [l.split() for l in open(out)]
         good = sorted((int(r), n) for _, _, r, n in rows if r != "0")
         rx = [g[0] for g in good]

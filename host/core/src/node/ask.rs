@@ -67,8 +67,8 @@ impl Node {
         }
     }
 
-    /// A primary whose peer fell silent asks when half of its lease is left: dense beats have had their chance by
-    /// then, and decision and disk still have theirs.
+    /// A primary whose peer fell silent asks when half of its lease is left: dense beats have had
+    /// their chance by then, and decision and disk still have theirs.
     pub(super) fn alone_question(&self, reign: &Reign) -> Mono {
         Mono(reign.peer_until.0.saturating_sub(self.timing().parts().lease.0 / 2))
     }
@@ -230,7 +230,8 @@ impl Node {
         true
     }
 
-    /// Evidence changed: a review is due, at most every [`RECHECK_MIN`]; a wait for silence is over.
+    /// Evidence changed: a review is due, at most every [`RECHECK_MIN`]; a wait for silence is
+    /// over.
     pub(super) fn review_soon(&mut self) {
         let soon = self.now + RECHECK_MIN;
         match self.state.role() {

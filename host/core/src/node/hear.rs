@@ -152,7 +152,8 @@ impl Node {
         self.want.was_primary = false;
     }
 
-    /// Two primaries met: kept until the split-brain policy has ruled; whoever still serves announces again.
+    /// Two primaries met: kept until the split-brain policy has ruled; whoever still serves
+    /// announces again.
     fn meet(&mut self, one: Epoch, other: Epoch, peers: Option<Span>, fx: &mut Vec<Effect>) {
         let (low, high) = (one.min(other), one.max(other));
         if let Some(met) = &mut self.met

@@ -114,7 +114,8 @@ impl Node {
         true
     }
 
-    /// R5: both nodes see each other, none is primary: the preferred one asks for a grant, without a wait.
+    /// R5: both nodes see each other, none is primary: the preferred one asks for a grant, without
+    /// a wait.
     fn elect(&mut self, fx: &mut Vec<Effect>) -> bool {
         let Some(peer) = self.two_way() else { return false };
         let idle = matches!(peer.beat.role, PeerRole::Joining | PeerRole::Standby);

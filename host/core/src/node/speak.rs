@@ -103,7 +103,8 @@ impl Node {
         if dense { timing.dense_beat() } else { timing.beat() }
     }
 
-    /// The standby probes the VIP in the last part of its promise and while it waits for it to fall silent.
+    /// The standby probes the VIP in the last part of its promise and while it waits for it to fall
+    /// silent.
     pub(super) fn probe_vip(&mut self, fx: &mut Vec<Effect>) -> bool {
         let due = self.silent()
             && self.probe_from().is_some_and(|from| self.now >= from)
@@ -112,7 +113,8 @@ impl Node {
             return false;
         }
         if self.now.since(self.probe.round) > self.timing().parts().lease {
-            // A new search: what was heard before it, such as the primary's own announcements, says nothing.
+            // A new search: what was heard before it, such as the primary's own announcements, says
+            // nothing.
             self.probe.rounds_unanswered = 0;
             self.probe.answer = Answerer::NotProbed;
         }
@@ -131,7 +133,8 @@ impl Node {
         true
     }
 
-    /// A standby probes in the last part of its promise, a booting node before it asks whether it may start.
+    /// A standby probes in the last part of its promise, a booting node before it asks whether it
+    /// may start.
     fn probe_from(&self) -> Option<Mono> {
         let promised = Mono(self.promise.0.saturating_sub(self.slack.scaled(3, 5).0));
         match self.state.role() {

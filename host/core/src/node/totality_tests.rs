@@ -1,6 +1,7 @@
-//! Every state meets every event, and what comes of it is written down in `totality.txt`, cell by cell: the next state,
-//! or `-` where the event is refused and nothing moves. A new state or event does not compile without a name here, and
-//! fails without its row. `REWRITE=1 cargo test -p staffetta-core --lib` writes the table anew: read the difference.
+//! Every state meets every event, and what comes of it is written down in `totality.txt`, cell by
+//! cell: the next state, or `-` where the event is refused and nothing moves. A new state or event
+//! does not compile without a name here, and fails without its row. `REWRITE=1 cargo test -p
+//! staffetta-core --lib` writes the table anew: read the difference.
 
 use super::*;
 use crate::beat::Hand;
@@ -139,7 +140,8 @@ fn events() -> Vec<Event> {
     ]
 }
 
-/// A node of side A in the middle of its life, a peer that was heard 5 ms ago, one write and one question under way.
+/// A node of side A in the middle of its life, a peer that was heard 5 ms ago, one write and one
+/// question under way.
 fn node(state: State) -> Node {
     let timing = Timing::new(TimingParts {
         beat: Span::ms(50),
