@@ -11,7 +11,7 @@ use crate::effect::{
     Alarm, AskId, Durable, Effect, Note, Observation, PeerView, PersistId, Question, Why,
 };
 use crate::epoch::{Epoch, Side};
-use crate::event::{Answerer, Event, Order};
+use crate::event::{Answerer, Event, Order, Refusal};
 use crate::lease::Sent;
 use crate::level::{Facts, Level};
 use crate::state::{After, Reign, Role, State};
@@ -122,6 +122,9 @@ pub struct Node {
     /// When the last step said that it wants to run again.
     due: Mono,
     stalled: bool,
+    /// A gate that nobody confirms to be closed is closed by the kernel's own timers at the latest then.
+    closed_by: Mono,
+    order_by: Mono,
     stall_max: Span,
     n: u64,
     sent: Sent,
@@ -207,10 +210,13 @@ impl Node {
             persists: 0,
             state,
             since: boot.now,
-            promise: boot.now + promise(disk.promised),
+            promise: boot.now
+                + promise(disk.promised.max(options.timing.parts().lease + boot.slack)),
             listening: boot.now,
             due: boot.now,
             stalled: false,
+            closed_by: Mono::ZERO,
+            order_by: Mono::ZERO,
             stall_max: Span::ZERO,
             n: 0,
             sent: Sent::new(),
@@ -274,7 +280,7 @@ impl Node {
             self.stall_max = self.stall_max.max(late);
             self.listening = self.now;
             if self.state.reign().is_none() {
-                let bound = self.now + promise(self.disk.promised);
+                let bound = self.now + promise(self.disk.promised.max(self.own_promise()));
                 self.promise = self.promise.max(bound);
             }
             fx.push(Effect::Note(Note::Stall(late)));
@@ -380,6 +386,13 @@ impl Node {
         debug_assert!(self.state.reign().is_some());
         self.turn(State::Closing(after), why, fx);
         self.elect_again = self.now + self.timing().parts().lease;
+        self.closed_by = self.now + promise(self.own_promise());
+        match after {
+            After::Hand { .. } => {}
+            After::Standby | After::Joining | After::Stop => {
+                self.order_done(Err(Refusal::NotTaken), fx);
+            }
+        }
         self.moved();
         self.set_paired(false, fx);
         fx.push(Effect::Release);
@@ -463,6 +476,11 @@ impl Node {
         }
         assert!(self.want.highest >= self.disk.highest, "highest epoch went back");
         assert!(self.want.promised >= self.disk.promised, "largest promise went back");
+    }
+
+    /// L + G of this node: what it would have promised a peer of the same configuration.
+    fn own_promise(&self) -> Span {
+        self.timing().parts().lease + self.slack
     }
 
     fn timing(&self) -> &Timing {

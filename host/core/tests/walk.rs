@@ -3,7 +3,7 @@
 
 mod pair;
 
-use pair::{Disk, World, timing};
+use pair::{Cut, Disk, Says, World, timing};
 use staffetta_core::{Mono, Order, Span};
 
 /// xorshift64*: a seed is a history.
@@ -71,9 +71,122 @@ fn at_most_one_gate_is_open_without_a_cut_and_service_returns() {
     assert!(primaries > 5_000, "only {primaries} reigns: the histories are too tame");
 }
 
+/// A history with everything at once: crashes and freezes between two effects, duplicates up to 900 ms late, jitter up to
+/// the assumed delay, clocks at the edge of the drift, gates 15 ms late, policies that answer anything, disks and kernels
+/// that refuse.
+fn hostile(seed: u64) -> World {
+    let mut world = World::new(timing(50, 300, 10, 20));
+    world.dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    for _ in 0..5 {
+        world.roll(2);
+    }
+    world.gate_late = Span::ms(15);
+    world.delay = Span(1_000);
+    world.jitter = 9_900_000;
+    world.dup_ms = 900;
+    let fast = usize::try_from(world.roll(2)).unwrap();
+    world.seats[fast].ppm = 990;
+    world.seats[1 - fast].ppm = -990;
+    for i in 0..2 {
+        if world.roll(2) == 0 {
+            world.seats[i].says = Says::Random;
+        }
+    }
+    world.boot(0);
+    world.boot(1);
+    let mut now = 500;
+    for _ in 0..HOSTILE_FAULTS {
+        let at = usize::try_from(world.roll(2)).unwrap();
+        let ns = world.roll(1_000_000);
+        world.run_until(Mono(now * 1_000_000 + ns));
+        if world.seats[at].frozen {
+            world.thaw(at);
+        } else if world.seats[at].node.is_none() {
+            world.boot(at);
+        } else {
+            hurt(&mut world, at);
+        }
+        let scale = [60, 300, 900][usize::try_from(world.roll(3)).unwrap()];
+        now += 1 + world.roll(scale);
+    }
+    calm(&mut world, now);
+    world
+}
+
+const HOSTILE_FAULTS: u64 = 60;
+
+fn hurt(world: &mut World, at: usize) {
+    match world.roll(13) {
+        0 => world.crash(at),
+        1 | 2 => world.freeze(at),
+        3 => {
+            let ms = 1 + world.roll(120);
+            world.seats[at].disk_takes = Disk::Takes(Span::ms(ms));
+        }
+        4 => world.order(at, Order::Switchover),
+        5 => world.order(at, Order::StartAlone),
+        6 | 7 => {
+            let effects = usize::try_from(world.roll(6)).unwrap();
+            world.seats[at].mid = Some((Cut::Crash, effects));
+        }
+        8 | 9 => {
+            let effects = usize::try_from(world.roll(6)).unwrap();
+            world.seats[at].mid = Some((Cut::Freeze, effects));
+        }
+        10 => world.seats[at].claim_fails = world.roll(3) == 0,
+        11 => world.seats[at].release_ms = world.roll(2) * world.roll(60),
+        _ if world.roll(4) == 0 => world.seats[at].disk_takes = Disk::Fails,
+        _ => world.order(at, Order::Stop),
+    }
+}
+
+/// Everything is mended; the pair has half a minute to be whole again.
+fn calm(world: &mut World, mut now: u64) {
+    for i in 0..2 {
+        world.seats[i].mid = None;
+        world.seats[i].claim_fails = false;
+        world.seats[i].release_ms = 0;
+        world.seats[i].says = Says::BuiltIn;
+        world.seats[i].disk_takes = Disk::Takes(Span::ms(1));
+        if world.seats[i].frozen {
+            world.thaw(i);
+        } else if world.seats[i].node.is_none() {
+            world.boot(i);
+        }
+    }
+    world.dup_ms = 0;
+    world.jitter = 0;
+    for _ in 0..2 {
+        now += 6_000;
+        world.run_until(Mono(now * 1_000_000));
+        for i in 0..2 {
+            if world.seats[i].node.is_none() {
+                world.boot(i);
+            }
+        }
+    }
+    world.run_until(Mono((now + 25_000) * 1_000_000));
+}
+
+#[test]
+fn hostile_histories_never_open_two_gates_and_heal() {
+    let (mut primaries, mut between_effects) = (0, 0);
+    for seed in 1..=2_000 {
+        let world = hostile(seed);
+        assert_eq!(world.dual, Span::ZERO, "seed {seed}\n{}", world.trace);
+        let serving = usize::from(world.serving(0)) + usize::from(world.serving(1));
+        assert_eq!(serving, 1, "seed {seed}: {serving} serve at the end\n{}", world.trace);
+        primaries += world.primaries;
+        between_effects += world.fire;
+    }
+    assert!(primaries > 20_000, "only {primaries} reigns: the histories are too tame");
+    assert!(between_effects > 5_000, "only {between_effects} stops between two effects");
+}
+
 #[test]
 fn a_seed_is_one_history() {
     for seed in 1..20 {
         assert_eq!(history(seed).trace, history(seed).trace);
+        assert_eq!(hostile(seed).trace, hostile(seed).trace);
     }
 }

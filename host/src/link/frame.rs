@@ -245,7 +245,18 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
     if claim != Claim::None && epoch == Epoch::NONE {
         return Err(FrameError::Nonsense("claim of no epoch"));
     }
-    let highest = [wire.epoch, wire.highest, wire.reserve.unwrap_or(0), wire.reserved.unwrap_or(0)];
+    let (met, hand) = (wire.met.unwrap_or_default(), wire.hand.unwrap_or_default());
+    let granted = wire.echo.map_or(0, |(_, _, granted)| granted);
+    let highest = [
+        wire.epoch,
+        wire.highest,
+        wire.reserve.unwrap_or(0),
+        wire.reserved.unwrap_or(0),
+        granted,
+        hand.0,
+        met.0,
+        met.1,
+    ];
     if highest.iter().any(|epoch| *epoch > EPOCH_MAX) {
         return Err(FrameError::Nonsense("epoch"));
     }

@@ -132,6 +132,10 @@ impl Links {
             for _ in 0..FRAMES_PER_TURN_MAX {
                 let link = &mut self.links[index];
                 let Ok((len, from)) = link.socket.recv_from(&mut self.buffer[..]) else { break };
+                if from.ip() != link.peer.ip() {
+                    self.rejected.foreign += 1;
+                    continue;
+                }
                 match self.session.open(now, &mut self.buffer[..len]) {
                     Ok(Opened::Frame { start, bytes }) => match frame::decode(start, bytes) {
                         Ok(Frame { beat, stamp, about, license }) => {

@@ -10,6 +10,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
 use ring::rand::{SecureRandom, SystemRandom};
 use staffetta_core::{Mono, Side, Span};
+use std::collections::VecDeque;
 
 /// Bytes before the sealed part; authenticated with it.
 pub(super) const HEADER_BYTES: usize = 40;
@@ -20,6 +21,8 @@ const VERSION: u8 = 1;
 const MAGIC: [u8; 2] = *b"ST";
 /// A hello is answered or volunteered at most this often.
 const HELLO_INTERVAL: Span = Span::ms(10);
+/// Displaced lives of the peer that are remembered: a thousand restarts within one life of this node.
+const RETIRED_MAX: usize = 1_000;
 /// Counters behind the newest one that are still told apart.
 const WINDOW: u64 = 128;
 
@@ -82,7 +85,6 @@ struct Keys {
     start: u64,
     send: LessSafeKey,
     receive: LessSafeKey,
-    counter: u64,
     seen: Window,
 }
 
@@ -129,7 +131,12 @@ pub(super) struct Session {
     current: Option<Keys>,
     /// A life that said hello and has not proved itself yet.
     candidate: Option<Keys>,
+    /// Lives that were displaced: they never come back, whatever is replayed.
+    retired: VecDeque<u64>,
+    /// One counter for all keys of this life: no nonce is ever used twice with one key.
+    counter: u64,
     hello_at: Option<Mono>,
+    volunteered_at: Option<Mono>,
 }
 
 impl Session {
@@ -148,7 +155,10 @@ impl Session {
             hello_receive: hello(side.other()),
             current: None,
             candidate: None,
+            retired: VecDeque::new(),
+            counter: 0,
             hello_at: None,
+            volunteered_at: None,
         }
     }
 
@@ -159,24 +169,23 @@ impl Session {
             return [Some(self.hello(0)), None];
         }
         let (side, tag, start) = (self.side, self.tag, self.start);
-        let seal = |keys: &mut Keys| {
-            keys.counter += 1;
+        let mut counter = self.counter;
+        let mut seal = |keys: &Keys| {
+            counter += 1;
             let header = Header {
                 kind: Kind::Data,
                 side: number(side),
                 salt: [0; 4],
                 from: start,
                 to: keys.start,
-                counter: keys.counter,
+                counter,
             };
             seal_with(&keys.send, &tag, header, plain)
         };
-        // A candidate is spoken to only while nobody proved itself: see `open`.
-        match (&mut self.current, &mut self.candidate) {
-            (Some(current), _) => [Some(seal(current)), None],
-            (None, Some(candidate)) => [Some(seal(candidate)), None],
-            (None, None) => [None, None],
-        }
+        // The candidate is told too, so that a peer that started again can hear before it speaks.
+        let sealed = [self.current.as_ref().map(&mut seal), self.candidate.as_ref().map(&mut seal)];
+        self.counter = counter;
+        sealed
     }
 
     /// Opens a datagram in place.
@@ -213,7 +222,12 @@ impl Session {
                         .ok_or(plain(Reject::Foreign))?;
                     let mut proved = self.candidate.take().expect("found above");
                     proved.seen.accept(header.counter);
-                    self.current = Some(proved);
+                    if let Some(old) = self.current.replace(proved) {
+                        if self.retired.len() == RETIRED_MAX {
+                            self.retired.pop_front();
+                        }
+                        self.retired.push_back(old.start);
+                    }
                     return Ok(Opened::Frame { start: header.from, bytes });
                 }
                 let current = self.current.as_mut().expect("found above");
@@ -261,18 +275,28 @@ impl Session {
         if header.from == 0 {
             return None;
         }
+        let retired = self.retired.contains(&header.from);
+        if retired {
+            return None;
+        }
         if !known(&self.current) && !known(&self.candidate) {
             self.candidate = Some(self.keys(header.from));
         }
-        if header.to == self.start { None } else { self.volunteer(now, header.from) }
-    }
-
-    /// At most one hello in [`HELLO_INTERVAL`].
-    fn volunteer(&mut self, now: Mono, to: u64) -> Option<Vec<u8>> {
-        if self.hello_at.is_some_and(|at| now.since(at) < HELLO_INTERVAL) {
+        let again = self.hello_at.is_some_and(|at| now.since(at) < HELLO_INTERVAL);
+        if header.to == self.start || again {
             return None;
         }
         self.hello_at = Some(now);
+        Some(self.hello(header.from))
+    }
+
+    /// A hello to whoever sent a frame that cannot be authentic in this life. It has a budget of its own: a flood of such
+    /// frames must not use up the answers to authentic hellos.
+    fn volunteer(&mut self, now: Mono, to: u64) -> Option<Vec<u8>> {
+        if self.volunteered_at.is_some_and(|at| now.since(at) < HELLO_INTERVAL) {
+            return None;
+        }
+        self.volunteered_at = Some(now);
         Some(self.hello(to))
     }
 
@@ -303,7 +327,6 @@ impl Session {
             start: peer,
             send: key(self.side, self.start, peer),
             receive: key(self.side.other(), peer, self.start),
-            counter: 0,
             seen: Window::default(),
         }
     }

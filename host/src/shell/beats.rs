@@ -22,7 +22,6 @@ use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, Persis
 use staffetta_vip::{GateClass, Kernel, KernelEvent, Renewal};
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::os::fd::RawFd;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -39,9 +38,15 @@ const DEFEND_INTERVAL: Span = Span::ms(1_000);
 /// A release that the kernel refused is tried again after this.
 const RELEASE_AGAIN: Span = Span::ms(20);
 /// The board is updated at most this often unless something changed.
-const BOARD_INTERVAL: Span = Span::ms(250);
+const BOARD_INTERVAL: Span = Span::ms(500);
 /// Links are summed up this often.
 const MINUTE: Span = Span::ms(60_000);
+/// What the kernel told another call, such as a renewal, is fetched this often.
+const PUMP_INTERVAL: Span = Span::ms(250);
+/// Longest time between reading the clock and the kernel's timer that the gate's slack absorbs.
+const ARMING_MAX: Span = Span::ms(5);
+/// Tries to arm in time.
+const REARM_MAX: usize = 3;
 /// Mails taken in one turn.
 const MAILS_PER_TURN_MAX: usize = 64;
 
@@ -58,6 +63,14 @@ pub(crate) struct Parts {
     pub board: Board,
     pub about: About,
     pub probes: bool,
+}
+
+/// What the poll found to be readable.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    links: bool,
+    kernel: bool,
+    mail: bool,
 }
 
 /// Announcements that are still due.
@@ -90,6 +103,7 @@ pub(crate) struct Beats {
     peer_license: Option<Vec<u8>>,
     answers: Vec<(IpAddr, Answerer, Mono)>,
     board_at: Mono,
+    pumped_at: Mono,
     minute_at: Option<Mono>,
     changed: bool,
     gate_fault: Option<String>,
@@ -116,6 +130,7 @@ impl Beats {
             peer_license: None,
             answers: Vec::new(),
             board_at: Mono::ZERO,
+            pumped_at: Mono::ZERO,
             minute_at: None,
             changed: true,
             gate_fault: None,
@@ -128,14 +143,26 @@ impl Beats {
     pub(crate) fn run(mut self) {
         let fifo = realtime::raise_this_thread(realtime::PRIORITY_BEATS);
         self.parts.board.set_fifo(fifo);
-        let mut fds = self.parts.links.fds();
-        fds.extend(self.parts.kernel.fds());
-        fds.push(self.parts.inbox.fd());
+        let links = self.parts.links.fds();
+        let kernel = self.parts.kernel.fds();
+        let mut polled: Vec<libc::pollfd> = [&links[..], &kernel[..], &[self.parts.inbox.fd()]]
+            .concat()
+            .into_iter()
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: libc::POLLIN })
+            .collect();
         while !self.done {
-            self.turn();
+            let readable = |polled: &[libc::pollfd]| polled.iter().any(|p| p.revents != 0);
+            let (on_links, others) = polled.split_at(links.len());
+            let (of_kernel, mail) = others.split_at(kernel.len());
+            let ready = Ready {
+                links: readable(on_links),
+                kernel: readable(of_kernel),
+                mail: readable(mail),
+            };
+            self.turn(ready);
             if !self.done {
                 let now = self.parts.clock.now();
-                wait(&fds, self.next_due().since(now));
+                wait(&mut polled, self.next_due().since(now));
             }
         }
         if let Err(error) = self.parts.kernel.close() {
@@ -143,23 +170,28 @@ impl Beats {
         }
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self, ready: Ready) {
         let now = self.parts.clock.now();
-        let mut received = std::mem::take(&mut self.received);
-        self.parts.links.receive(now, &mut received);
-        for frame in received.drain(..) {
-            self.hear(now, frame);
+        if ready.links {
+            let mut received = std::mem::take(&mut self.received);
+            self.parts.links.receive(now, &mut received);
+            for frame in received.drain(..) {
+                self.hear(now, frame);
+            }
+            self.received = received;
         }
-        self.received = received;
-        let mut events = std::mem::take(&mut self.kernel_events);
-        self.parts.kernel.pump(&mut events);
-        for event in events.drain(..) {
-            self.kernel_says(event);
+        if ready.kernel || now.since(self.pumped_at) >= PUMP_INTERVAL {
+            self.pumped_at = now;
+            let mut events = std::mem::take(&mut self.kernel_events);
+            self.parts.kernel.pump(&mut events);
+            for event in events.drain(..) {
+                self.kernel_says(event);
+            }
+            self.kernel_events = events;
         }
-        self.kernel_events = events;
         self.gate_class();
         for _ in 0..MAILS_PER_TURN_MAX {
-            let Some(mail) = self.parts.inbox.take() else { break };
+            let Some(mail) = ready.mail.then(|| self.parts.inbox.take()).flatten() else { break };
             self.open_mail(mail);
         }
         let now = self.parts.clock.now();
@@ -405,9 +437,13 @@ impl Beats {
     /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen
     /// the lease.
     fn claim(&mut self, until: Mono) {
-        let left = until.since(self.parts.clock.now());
-        let result = self.parts.kernel.claim(duration(left));
-        let now = self.parts.clock.now();
+        let before = self.parts.clock.now();
+        let result = self.parts.kernel.claim(duration(until.since(before)));
+        let mut now = self.parts.clock.now();
+        if result.is_ok() && now.since(before) > ARMING_MAX && now < until {
+            self.rearm(until);
+            now = self.parts.clock.now();
+        }
         match result {
             Ok(()) if now < until => {
                 self.gate_fault = None;
@@ -429,11 +465,14 @@ impl Beats {
     }
 
     fn renew(&mut self, until: Mono) {
-        let left = until.since(self.parts.clock.now());
-        let result = self.parts.kernel.renew(duration(left));
+        let before = self.parts.clock.now();
+        let result = self.parts.kernel.renew(duration(until.since(before)));
         let now = self.parts.clock.now();
         if now >= until {
             return self.release_quietly();
+        }
+        if now.since(before) > ARMING_MAX {
+            self.rearm(until);
         }
         match result {
             Ok(Renewal::Renewed) => self.gate_fault = None,
@@ -448,6 +487,20 @@ impl Beats {
                 self.gate_fault = Some(text);
             }
         }
+    }
+
+    /// The thread was stopped between reading the clock and arming: what was armed may outlive the lease. Armed again until
+    /// the clock agrees, else let go; a stop that ends in death right here is the residue that the guarantees name.
+    fn rearm(&mut self, until: Mono) {
+        for _ in 0..REARM_MAX {
+            let before = self.parts.clock.now();
+            let renewed = self.parts.kernel.renew(duration(until.since(before)));
+            let now = self.parts.clock.now();
+            if renewed.is_ok() && now < until && now.since(before) <= ARMING_MAX {
+                return;
+            }
+        }
+        self.release_quietly();
     }
 
     fn release_quietly(&mut self) {
@@ -513,17 +566,17 @@ fn duration(span: Span) -> Duration {
 }
 
 /// Sleeps until a descriptor is readable or the time has passed (`ppoll(2)`).
-fn wait(fds: &[RawFd], span: Span) {
-    let mut polled: Vec<libc::pollfd> =
-        fds.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
+fn wait(polled: &mut [libc::pollfd], span: Span) {
     let seconds = i64::try_from(span.0 / 1_000_000_000).unwrap_or(i64::MAX);
     let nanoseconds = i64::try_from(span.0 % 1_000_000_000).unwrap_or(0);
     let timeout = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let count = libc::nfds_t::try_from(polled.len()).expect("a handful of descriptors");
     // SAFETY: `polled` and `timeout` outlive the call; a null mask leaves signals as they are.
     let status = unsafe { libc::ppoll(polled.as_mut_ptr(), count, &timeout, std::ptr::null()) };
-    // An interrupted wait is a short one; the loop reads the clock either way.
-    debug_assert!(
-        status >= 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EINTR)
-    );
+    if status < 0 {
+        // Interrupted: nothing is known, so everything is looked at.
+        for one in polled {
+            one.revents = libc::POLLIN;
+        }
+    }
 }

@@ -61,6 +61,8 @@ impl EpochFile {
         if new {
             preallocate(&file, folder).map_err(io)?;
         }
+        // What is read counts as durable from here on: a record whose write was killed before its sync is synced first.
+        file.sync_data().map_err(io)?;
         let mut found: Option<(u64, Side, Durable)> = None;
         let mut blank = 0;
         for slot in 0..2 {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// Longest time between two judgments.
 const RECHECK_MAX: Duration = Duration::from_secs(3_600);
 /// Documents, identities and answers are looked at this often.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(1_000);
 /// One judgment.
 const DEADLINE: Duration = Duration::from_millis(2_000);
 

@@ -13,6 +13,8 @@ const RECHECK_MIN: Span = Span::ms(100);
 const RECHECK_MAX: Span = Span::ms(24 * 3_600_000);
 /// Recheck of a policy that names none.
 const RECHECK_DEFAULT: Span = Span::ms(1_000);
+/// A question whose lease runs out is put again after this.
+const RETRY: Span = Span::ms(5);
 /// Review of a healthy pair whose policy names no recheck.
 const REVIEW_DEFAULT: Span = Span::ms(30_000);
 
@@ -110,7 +112,10 @@ impl Node {
             self.now + span.max(RECHECK_MIN).min(RECHECK_MAX)
         };
         let (again, review) = (recheck(RECHECK_DEFAULT), recheck(REVIEW_DEFAULT));
+        let retry = said.is_none() && pending.question == Question::GoOnAlone;
         match pending.question {
+            // The lease runs out: there is time for another try, not for a rest.
+            Question::GoOnAlone if retry => self.ask_again = self.now + RETRY,
             Question::Start | Question::PeerSilent | Question::GoOnAlone => {
                 self.ask_again = again;
             }

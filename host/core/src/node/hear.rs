@@ -66,21 +66,22 @@ impl Node {
                 if next.is_some_and(|next| next.alone) {
                     *next = None;
                 }
-                self.want.formed = true;
+                self.want.formed |= self.may_form;
                 if after > before {
                     fx.push(Effect::Renew { until: after });
                 }
                 self.set_paired(true, fx);
             }
-            State::Electing { epoch, .. } => {
+            State::Electing { epoch, asked: true, .. } => {
                 let epoch = *epoch;
                 if granted == epoch && until > self.now {
-                    self.want.formed = true;
+                    self.want.formed |= self.may_form;
                     self.reign(Reign::under_peer(epoch, until), Why::Won, fx);
                 }
             }
             State::Joining
             | State::Standby
+            | State::Electing { asked: false, .. }
             | State::Claiming { .. }
             | State::Accepting { .. }
             | State::Closing(_)
@@ -142,7 +143,7 @@ impl Node {
             }
             self.let_go(After::Standby, Why::HigherEpoch(epoch), fx);
         }
-        if epoch < self.want.highest || !self.may_pair() || self.state == State::Stopped {
+        if epoch < self.want.highest || self.state == State::Stopped {
             return;
         }
         let lease_and_slack = beat.lease + beat.slack;
@@ -181,11 +182,13 @@ impl Node {
         self.owed = None;
         self.promise = self.promise.max(self.now + promise(owed.lease_and_slack));
         self.echo = Some(Echo { boot: owed.boot, n: owed.n, granted: owed.epoch });
-        self.want.formed = true;
+        self.want.formed |= self.may_form;
         // Whoever hears a primary is not cut off any more.
         self.unfit_until = Mono::ZERO;
         match self.state {
             State::Standby | State::Fenced(_) | State::Stopped => {}
+            // A license may keep a pair from forming, never a primary from its lease.
+            State::Joining if !self.may_pair() => {}
             State::Joining
             | State::Electing { .. }
             | State::Claiming { .. }

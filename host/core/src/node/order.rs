@@ -16,6 +16,7 @@ impl Node {
             return;
         }
         self.order = Some(order);
+        self.order_by = self.now + self.timing().parts().join_timeout;
         let refused = match order {
             Order::Switchover => self.order_switchover(fx),
             Order::Maintenance(on) => {
@@ -47,6 +48,8 @@ impl Node {
         };
         if done {
             self.order_done(Ok(()), fx);
+        } else if self.order.is_some() && self.now >= self.order_by {
+            self.order_done(Err(Refusal::Disk), fx);
         }
     }
 

@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 
 /// A claim whose epoch is not durable after this many leases is given up.
 const CLAIM_LEASES: u64 = 4;
+/// The same for a joint claim, which nobody waits for with a lease in hand: a slow disk must not make it begin again.
+const ELECT_LEASES: u64 = 16;
 
 impl Node {
     /// Does the first thing that is due; true when it should be called again.
@@ -47,6 +49,7 @@ impl Node {
             State::Joining | State::Standby => self.elect(fx),
             State::Electing { epoch, until, asked } => {
                 if !asked && self.disk.highest >= epoch {
+                    let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);
                     self.state = State::Electing { epoch, until, asked: true };
                     self.speak(fx);
                     return true;
@@ -88,7 +91,14 @@ impl Node {
                 }
                 true
             }
-            State::Closing(_) | State::Stopped => false,
+            State::Closing(_) => {
+                let over = self.now >= self.closed_by;
+                if over {
+                    self.released(fx);
+                }
+                over
+            }
+            State::Stopped => false,
             State::Fenced(_) => {
                 if self.disk.fenced.is_none() {
                     self.turn(State::Joining, Why::Operator, fx);
@@ -118,7 +128,9 @@ impl Node {
     /// a wait.
     fn elect(&mut self, fx: &mut Vec<Effect>) -> bool {
         let Some(peer) = self.two_way() else { return false };
-        let idle = matches!(peer.beat.role, PeerRole::Joining | PeerRole::Standby);
+        // A fenced peer claims nothing, and grants.
+        let idle =
+            matches!(peer.beat.role, PeerRole::Joining | PeerRole::Standby | PeerRole::Fenced);
         let free = idle && peer.beat.claim == Claim::None && self.owed.is_none();
         if !free || !self.able() || !self.may_pair() || self.now < self.elect_again {
             return false;
@@ -145,7 +157,7 @@ impl Node {
         }
         let epoch = self.want.highest.max(self.want.reserved).max(peer.beat.highest).next_of(me);
         self.want.highest = epoch;
-        let until = self.now + self.timing().parts().lease.times(2);
+        let until = self.now + self.timing().parts().lease.times(ELECT_LEASES);
         self.turn(State::Electing { epoch, until, asked: false }, Why::Elected, fx);
         true
     }
@@ -182,8 +194,12 @@ impl Node {
         if peer.beat.highest >= to {
             return self.abandon_draining(reign, stop, fx);
         }
-        let ready = peer.beat.reserved >= to || self.now >= patience;
-        if !ready || self.disk.highest < to {
+        let durable = self.disk.highest >= to;
+        let over = self.now >= patience;
+        if over && !(durable && stop) && peer.beat.reserved < to || over && !durable {
+            return self.abandon_draining(reign, stop, fx);
+        }
+        if !durable || peer.beat.reserved < to && !over {
             return false;
         }
         self.let_go(After::Hand { epoch: to, stop }, Why::HandingOver, fx);

@@ -5,7 +5,7 @@ use crate::beat::{Beat, Claim, Hand, Meeting, PeerRole};
 use crate::effect::Effect;
 use crate::epoch::Epoch;
 use crate::event::Answerer;
-use crate::state::{After, Role, State};
+use crate::state::{Role, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;
 
@@ -15,7 +15,8 @@ pub(super) const PROBE_ROUNDS: u8 = 3;
 impl Node {
     /// Sends one beat; an alone primary renews its own lease by it (R13).
     pub(super) fn speak(&mut self, fx: &mut Vec<Effect>) {
-        if self.state == State::Stopped {
+        if self.state == State::Stopped || self.mute() {
+            self.next_beat = self.now + self.timing().beat();
             return;
         }
         let (silent, own) = (self.silent(), self.now + self.timing().self_granted());
@@ -37,6 +38,16 @@ impl Node {
         self.sent.record(self.n, self.now);
         self.next_beat = self.now + self.pace();
         fx.push(Effect::Send(self.beat()));
+    }
+
+    /// Says nothing while a grant is owed that the disk has not taken yet: a primary that hears its peer, but no grant,
+    /// may not go on alone. A booting node listens first, so that its first word can be the grant.
+    fn mute(&self) -> bool {
+        let may_grant = self.state.idle() || matches!(self.state, State::Fenced(_));
+        let listens = self.state == State::Joining
+            && self.now.since(self.started) < self.timing().silence()
+            && self.peer.is_none();
+        may_grant && (self.owed.is_some() || listens)
     }
 
     fn beat(&self) -> Beat {
@@ -164,6 +175,9 @@ impl Node {
         at(self.promise);
         at(self.silent_since() + self.timing().silence());
         at(self.ask_again);
+        if self.order.is_some() {
+            at(self.order_by);
+        }
         at(self.review);
         if let Some(pending) = self.pending {
             at(pending.deadline);
@@ -198,9 +212,8 @@ impl Node {
                 at(*patience);
             }
             State::HandedOver { give_up, .. } => at(*give_up),
-            State::Closing(After::Standby | After::Joining | After::Hand { .. } | After::Stop)
-            | State::Fenced(_)
-            | State::Stopped => {}
+            State::Closing(_) => at(self.closed_by),
+            State::Fenced(_) | State::Stopped => {}
         }
         Some(due)
     }

@@ -191,6 +191,7 @@ fn node(state: State) -> Node {
     }
     // Nothing else is due: what happens is the event's doing.
     node.elect_again = NOW + Span::ms(1_000);
+    node.closed_by = NOW + Span::ms(300);
     if matches!(state, State::Claiming { .. })
         && let Some(peer) = &mut node.peer
     {

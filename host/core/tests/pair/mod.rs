@@ -1,5 +1,4 @@
-//! Two cores, two one-way links, two disks and two gates on one event queue: no thread, no clock,
-//! no randomness of its own.
+//! Two cores, two one-way links, two disks and two gates on one event queue: no thread, no clock, no randomness of its own.
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
 use staffetta_core::{
@@ -20,6 +19,7 @@ pub(crate) enum Says {
     Nothing,
     Late,
     TakeOver,
+    Random,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +38,28 @@ enum Due {
     Deliver { at: usize, life: u64, event: Event },
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Crash,
+    Freeze,
+}
+
 pub(crate) struct Seat {
-    node: Option<Node>,
+    pub(crate) mid: Option<(Cut, usize)>,
+    rest: Vec<Effect>,
+    pub(crate) claim_fails: bool,
+    pub(crate) release_ms: u64,
+    pub(crate) answered: u64,
+    pub(crate) ordered: u64,
+    pub(crate) license: bool,
+    pub(crate) node: Option<Node>,
     life: u64,
-    disk: Durable,
+    pub(crate) disk: Durable,
     pub(crate) disk_takes: Disk,
     pub(crate) says: Says,
     /// Rate of this node's clock, parts per million off.
     pub(crate) ppm: i64,
-    frozen: bool,
+    pub(crate) frozen: bool,
     waiting: Vec<Event>,
     /// The kernel's gate in real time: survives the process.
     pub(crate) gate_until: Mono,
@@ -63,6 +76,7 @@ pub(crate) struct World {
     pub(crate) cut: [bool; 2],
     /// The nodes see each other on the service network.
     pub(crate) lan: bool,
+    pub(crate) gate_late: Span,
     pub(crate) delay: Span,
     timing: Timing,
     slack: Span,
@@ -70,6 +84,11 @@ pub(crate) struct World {
     pub(crate) dual: Span,
     last_check: Mono,
     pub(crate) primaries: u64,
+    pub(crate) dice: u64,
+    pub(crate) jitter: u64,
+    pub(crate) dup_ms: u64,
+    pub(crate) loss: u64,
+    pub(crate) fire: u64,
     pub(crate) refused: Vec<staffetta_core::Refusal>,
 }
 
@@ -88,6 +107,13 @@ pub(crate) fn timing(beat: u64, lease: u64, delay: u64, slack: u64) -> Timing {
 
 fn seat() -> Seat {
     Seat {
+        mid: None,
+        rest: Vec::new(),
+        claim_fails: false,
+        release_ms: 0,
+        answered: 0,
+        ordered: 0,
+        license: true,
         node: None,
         life: 0,
         disk: Durable::default(),
@@ -111,6 +137,7 @@ impl World {
             seats: [seat(), seat()],
             cut: [false, false],
             lan: true,
+            gate_late: GATE_LATE,
             delay: Span(200_000),
             timing,
             slack: timing.parts().slack,
@@ -118,8 +145,20 @@ impl World {
             dual: Span::ZERO,
             last_check: Mono::ZERO,
             primaries: 0,
+            dice: 88172645463325252,
+            jitter: 0,
+            dup_ms: 0,
+            loss: 0,
+            fire: 0,
             refused: Vec::new(),
         }
+    }
+
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.dice ^= self.dice >> 12;
+        self.dice ^= self.dice << 25;
+        self.dice ^= self.dice >> 27;
+        (self.dice.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides.max(1)
     }
 
     fn at(&mut self, when: Mono, due: Due) {
@@ -155,11 +194,33 @@ impl World {
         let boot = Boot { id, now, disk: seat.disk, slack: self.slack };
         seat.node = Some(Node::new(options, boot));
         self.say(i, "boots");
-        self.feed(i, Event::License { may_form: true, may_plan: true });
+        self.feed(
+            i,
+            Event::License { may_form: self.seats[i].license, may_plan: self.seats[i].license },
+        );
         self.feed(i, Event::Links(2));
     }
 
     pub(crate) fn crash(&mut self, i: usize) {
+        if self.roll(2) == 0 {
+            let life = self.seats[i].life;
+            let landed = self
+                .queue
+                .values()
+                .filter_map(|due| match due {
+                    Due::Persisted { at, life: l, record, .. } if *at == i && *l == life => {
+                        Some(*record)
+                    }
+                    _ => None,
+                })
+                .last();
+            if let Some(record) = landed {
+                if self.seats[i].node.is_some() {
+                    self.seats[i].disk = record;
+                }
+            }
+        }
+        self.seats[i].rest.clear();
         self.seats[i].node = None;
         self.seats[i].waiting.clear();
         self.seats[i].frozen = false;
@@ -174,6 +235,11 @@ impl World {
     pub(crate) fn thaw(&mut self, i: usize) {
         self.seats[i].frozen = false;
         self.say(i, "thaws");
+        let rest = std::mem::take(&mut self.seats[i].rest);
+        let life = self.seats[i].life;
+        for effect in rest {
+            self.carry_out(i, life, effect);
+        }
         let waiting = std::mem::take(&mut self.seats[i].waiting);
         for event in waiting {
             self.feed(i, event);
@@ -182,6 +248,7 @@ impl World {
     }
 
     pub(crate) fn order(&mut self, i: usize, order: Order) {
+        self.seats[i].ordered += 1;
         self.feed(i, Event::Order(order));
     }
 
@@ -198,8 +265,31 @@ impl World {
         let effects = node.step(now, event);
         let due = node.deadline();
         let life = self.seats[i].life;
-        for effect in effects {
+        let mut stop = None;
+        if let Some((cut, k)) = self.seats[i].mid
+            && effects.len() > 1
+            && effects.iter().any(|e| !matches!(e, Effect::Send(_) | Effect::Note(_)))
+        {
+            self.seats[i].mid = None;
+            self.fire += 1;
+            stop = Some((cut, k % effects.len()));
+        }
+        for (at, effect) in effects.into_iter().enumerate() {
+            if let Some((_, k)) = stop
+                && at >= k
+            {
+                self.seats[i].rest.push(effect);
+                continue;
+            }
             self.carry_out(i, life, effect);
+        }
+        match stop {
+            Some((Cut::Crash, _)) => {
+                self.crash(i);
+                return;
+            }
+            Some((Cut::Freeze, _)) => self.freeze(i),
+            None => {}
         }
         if let Some(due) = due {
             self.seats[i].next_run += 1;
@@ -212,8 +302,13 @@ impl World {
     fn carry_out(&mut self, i: usize, life: u64, effect: Effect) {
         match effect {
             Effect::Send(beat) => {
-                if !self.cut[i] {
-                    self.at(self.now + self.delay, Due::Frame { to: 1 - i, beat });
+                if !self.cut[i] && (self.loss == 0 || self.roll(1000) >= self.loss) {
+                    let j = if self.jitter > 0 { self.roll(self.jitter) } else { 0 };
+                    self.at(self.now + self.delay + Span(j), Due::Frame { to: 1 - i, beat });
+                    if self.dup_ms > 0 && self.roll(4) == 0 {
+                        let d = self.roll(self.dup_ms * 1_000_000);
+                        self.at(self.now + Span(d), Due::Frame { to: 1 - i, beat });
+                    }
                 }
             }
             Effect::Persist(id, record) => match self.seats[i].disk_takes {
@@ -223,15 +318,30 @@ impl World {
                 Disk::Fails => self.at(self.now, Due::PersistFailed { at: i, life, id }),
             },
             Effect::Claim { until, .. } => {
-                self.seats[i].gate_until = self.real(i, until) + GATE_LATE;
+                if self.seats[i].claim_fails || self.clock(i) >= until {
+                    self.seats[i].gate_until = self.now;
+                    return self
+                        .at(self.now, Due::Deliver { at: i, life, event: Event::ClaimFailed });
+                }
+                self.seats[i].gate_until = self.real(i, until) + self.gate_late;
                 self.at(self.now, Due::Deliver { at: i, life, event: Event::Claimed });
             }
             Effect::Renew { until } => {
-                self.seats[i].gate_until = self.real(i, until) + GATE_LATE;
+                if self.clock(i) >= until {
+                    self.seats[i].gate_until = self.now;
+                    return;
+                }
+                self.seats[i].gate_until = self.real(i, until) + self.gate_late;
             }
             Effect::Release => {
-                self.seats[i].gate_until = self.now;
-                self.at(self.now, Due::Deliver { at: i, life, event: Event::Released });
+                let ms = self.seats[i].release_ms;
+                if ms == 0 {
+                    self.seats[i].gate_until = self.now;
+                }
+                self.at(
+                    self.now + Span::ms(ms),
+                    Due::Deliver { at: i, life, event: Event::Released },
+                );
             }
             Effect::Announce => self.say(i, "announces again"),
             Effect::Probe => {
@@ -250,6 +360,7 @@ impl World {
                 self.seats[i].exited = true;
             }
             Effect::OrderDone(result) => {
+                self.seats[i].answered += 1;
                 self.say(i, &format!("order: {result:?}"));
                 self.refused.extend(result.err());
             }
@@ -294,6 +405,21 @@ impl World {
             Says::TakeOver => Intent::TakeOver,
             Says::Nothing => return self.feed(i, Event::Unanswered(ask.id)),
             Says::Late => return,
+            Says::Random => match self.roll(7) {
+                0 => Intent::Hold,
+                1 => Intent::TakeOver,
+                2 => Intent::GoOnAlone,
+                3 => Intent::HandOver,
+                4 => {
+                    if self.roll(8) == 0 {
+                        Intent::StepDown
+                    } else {
+                        Intent::TakeOver
+                    }
+                }
+                5 => Intent::AskOperator,
+                _ => Intent::GoOnAlone,
+            },
         };
         let recheck = (intent == Intent::Hold).then_some(Span::ms(100));
         self.feed(i, Event::Answered(ask.id, Verdict { intent, recheck }));
@@ -325,6 +451,9 @@ impl World {
                 Due::Answer { at, life, ask } => self.answer(at, life, &ask),
                 Due::Deliver { at, life, event } => {
                     if self.seats[at].life == life {
+                        if event == Event::Released {
+                            self.seats[at].gate_until = self.now;
+                        }
                         self.feed(at, event);
                     }
                 }
@@ -335,6 +464,13 @@ impl World {
 
     fn pass_to(&mut self, when: Mono) {
         let both = self.seats[0].gate_until.min(self.seats[1].gate_until).min(when);
+        if both.since(self.last_check) > Span::ZERO && self.dual == Span::ZERO {
+            let t = format!(
+                "<<< DUAL starts about {:?} gates {:?} {:?}",
+                self.last_check, self.seats[0].gate_until, self.seats[1].gate_until
+            );
+            self.say(0, &t);
+        }
         self.dual += both.since(self.last_check);
         self.last_check = when;
         self.now = when;
