@@ -195,12 +195,18 @@ impl Node {
             return self.abandon_draining(reign, stop, fx);
         }
         let durable = self.disk.highest >= to;
-        let over = self.now >= patience;
-        if over && !(durable && stop) && peer.beat.reserved < to || over && !durable {
-            return self.abandon_draining(reign, stop, fx);
-        }
-        if !durable || peer.beat.reserved < to && !over {
-            return false;
+        let reserved = peer.beat.reserved >= to;
+        if !(durable && reserved) {
+            // Whoever stops hands over to a peer that must still write the epoch; a planned move would rather stay.
+            let hand_anyway = durable && stop;
+            return match (self.now >= patience, hand_anyway) {
+                (false, _) => false,
+                (true, false) => self.abandon_draining(reign, stop, fx),
+                (true, true) => {
+                    self.let_go(After::Hand { epoch: to, stop }, Why::HandingOver, fx);
+                    true
+                }
+            };
         }
         self.let_go(After::Hand { epoch: to, stop }, Why::HandingOver, fx);
         true

@@ -213,11 +213,11 @@ impl World {
                     }
                     _ => None,
                 })
-                .last();
-            if let Some(record) = landed {
-                if self.seats[i].node.is_some() {
-                    self.seats[i].disk = record;
-                }
+                .next_back();
+            if let Some(record) = landed
+                && self.seats[i].node.is_some()
+            {
+                self.seats[i].disk = record;
             }
         }
         self.seats[i].rest.clear();
