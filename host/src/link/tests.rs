@@ -142,6 +142,69 @@ fn a_replayed_hello_does_not_displace_a_living_session() {
 }
 
 #[test]
+fn a_displaced_life_never_returns_and_no_nonce_is_used_twice() {
+    let (mut a, mut b) = pair();
+    let [Some(hello), None] = b.seal(b"") else { panic!("a hello") };
+    acquaint(0, &mut a, &mut b);
+    let [Some(data), _] = b.seal(b"old life") else { panic!("a frame") };
+    // To whom and with which counter: the key and the nonce.
+    let mut used = std::collections::BTreeSet::new();
+    let mut note = |datagrams: [Option<Vec<u8>>; 2]| {
+        for datagram in datagrams.into_iter().flatten().filter(|d| d[3] == 2) {
+            assert!(used.insert(datagram[24..40].to_vec()), "a nonce is used twice");
+        }
+    };
+    note(a.seal(b"one"));
+    let mut b = Session::new(Side::B, CLUSTER, &Secret([7; 32]), 0xB2B2);
+    acquaint(10_000, &mut a, &mut b);
+    note(a.seal(b"two"));
+    for round in 0..5 {
+        let at = Mono((20_000 + round * 50) * 1_000_000);
+        assert!(matches!(a.open(at, &mut hello.clone()), Ok(Opened::Hello { reply: None })));
+        assert!(a.open(at, &mut data.clone()).is_err(), "a frame of a displaced life");
+        note(a.seal(b"three"));
+    }
+    let (heard, _) = carry(30_000, &mut b, &mut a, b"alive");
+    assert_eq!(heard.as_deref(), Some(&b"alive"[..]));
+    let (heard, _) = carry(30_020, &mut a, &mut b, b"heard");
+    assert_eq!(heard.as_deref(), Some(&b"heard"[..]));
+}
+
+#[test]
+fn junk_does_not_use_up_the_answers_to_authentic_hellos() {
+    let (mut a, mut b) = pair();
+    let [Some(hello), None] = a.seal(b"") else { panic!("a hello") };
+    let mut junk = hello.clone();
+    junk[3] = 2;
+    for at in 0..20 {
+        let _ = b.open(Mono(at * 1_000_000), &mut junk.clone());
+    }
+    let mut hello = hello.clone();
+    let answer = b.open(Mono(20_000_000), &mut hello);
+    assert!(matches!(answer, Ok(Opened::Hello { reply: Some(_) })));
+}
+
+#[test]
+fn epochs_beyond_reason_are_refused_wherever_they_stand() {
+    type Change = fn(&mut Beat);
+    let changes: [Change; 5] = [
+        |b| b.hand = Some(Hand { epoch: Epoch(u64::MAX), boot: 1, n: 1 }),
+        |b| b.echo = Some(Echo { boot: 1, n: 1, granted: Epoch(u64::MAX) }),
+        |b| b.reserve = Epoch(u64::MAX),
+        |b| b.claim = Claim::Primary(Epoch(u64::MAX)),
+        |b| {
+            b.met = Some(Meeting { low: Epoch(1), high: Epoch(u64::MAX), served: Span::ZERO });
+        },
+    ];
+    for change in changes {
+        let mut beat = beat(5);
+        change(&mut beat);
+        let bytes = frame::encode(&beat, Stamp::default(), None, None);
+        assert_eq!(frame::decode(5, &bytes), Err(FrameError::Nonsense("epoch")));
+    }
+}
+
+#[test]
 fn every_changed_byte_is_noticed() {
     let (mut a, mut b) = pair();
     acquaint(0, &mut a, &mut b);

@@ -86,6 +86,24 @@ fn goes_on_alone_unless_isolated() {
 }
 
 #[test]
+fn an_alone_primary_that_is_cut_off_steps_down_at_a_review() {
+    let alone = || primary(Question::Review).silent_for(2_000);
+    check(alone(), "hold", "");
+    check(alone().reference("gateway", Some(false)), "step-down", "isolated");
+    check(alone().me(|me| me.service_network = Health::Failed), "step-down", "isolated");
+    // Beside a peer that is there, a dead gateway moves nobody.
+    let paired = || primary(Question::Review).reference("gateway", Some(false));
+    let both = paired().peer(|peer| {
+        peer.targets = vec![staffetta_sdk::Target {
+            name: "gateway".into(),
+            reachable: Some(false),
+            age: 0,
+        }];
+    });
+    check(both, "hold", "no better");
+}
+
+#[test]
 fn starts_alone_only_where_it_was_primary() {
     let was =
         || joining().vip(Answerer::Nobody).me(|me| me.facts.push(flag("host.was-primary", true)));
@@ -94,7 +112,7 @@ fn starts_alone_only_where_it_was_primary() {
     check(was().reference("gateway", Some(false)), "hold", "cut off");
     check(was().vip(Answerer::Peer), "hold", "still answers");
     check(was().vip(Answerer::Stranger), "ask-operator", "not of this pair");
-    check(was().vip(Answerer::NotProbed), "hold", "not probed yet");
+    check(was().vip(Answerer::NotProbed), "take-over", "cannot be probed");
     check(was().me(|me| me.maintenance = true), "ask-operator", "maintenance");
     check(joining().vip(Answerer::Nobody), "ask-operator", "start --alone");
     let not = joining().me(|me| me.facts.push(flag("host.was-primary", false)));
