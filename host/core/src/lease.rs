@@ -2,8 +2,8 @@
 
 use crate::time::Mono;
 
-/// Beats remembered; at the densest pace they span more than the longest useful lease fraction.
-const SENT_MAX: usize = 128;
+/// Beats remembered; at the densest pace they span two leases (see [`crate::Timing::dense_beat`]).
+pub(crate) const SENT_MAX: usize = 128;
 
 /// Sending times of the newest beats.
 #[derive(Debug, Clone)]

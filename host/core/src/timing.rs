@@ -2,6 +2,7 @@
 //!
 //! A [`Timing`] exists only if every inequality holds; no other code checks them.
 
+use crate::lease::SENT_MAX;
 use crate::time::Span;
 use core::fmt;
 
@@ -216,10 +217,12 @@ impl Timing {
         self.granted().minus(self.silence())
     }
 
-    /// Interval of beats while echoes are missing and the lease runs low.
+    /// Interval of beats while echoes are missing and the lease runs low: so dense, and so sparse that the beats which are
+    /// remembered span two leases.
     #[must_use]
     pub fn dense_beat(&self) -> Span {
-        Span((self.parts.beat.0 / 6).max(Span::ms(5).0))
+        let remembered = self.parts.lease.0 / (SENT_MAX as u64 / 2);
+        Span((self.parts.beat.0 / 6).max(Span::ms(5).0).max(remembered))
     }
 
     /// A loop that comes round this much late has stalled (DESIGN §4: h/2).

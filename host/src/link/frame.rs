@@ -264,6 +264,9 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
         let ns = us.checked_mul(1_000).filter(|ns| *ns <= Span::ms(PROMISE_MS_MAX).0);
         ns.map(Span).ok_or(FrameError::Nonsense(what))
     };
+    if wire.lease_us.saturating_add(wire.slack_us) > PROMISE_MS_MAX * 1_000 {
+        return Err(FrameError::Nonsense("lease"));
+    }
     if let Some(about) = &wire.about {
         check_about(about)?;
     }

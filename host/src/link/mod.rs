@@ -134,6 +134,7 @@ impl Links {
                 let Ok((len, from)) = link.socket.recv_from(&mut self.buffer[..]) else { break };
                 if from.ip() != link.peer.ip() {
                     self.rejected.foreign += 1;
+                    self.last_reject = Some(Reject::Foreign);
                     continue;
                 }
                 match self.session.open(now, &mut self.buffer[..len]) {
@@ -150,10 +151,12 @@ impl Links {
                     Ok(Opened::Hello { reply: None }) => {}
                     Err(rejection) => {
                         match rejection.reject {
-                            Reject::Foreign | Reject::Version(_) => self.rejected.foreign += 1,
+                            Reject::Foreign | Reject::Version(_) => {
+                                self.rejected.foreign += 1;
+                                self.last_reject = Some(rejection.reject);
+                            }
                             Reject::OtherLife | Reject::Replayed => self.rejected.stale += 1,
                         }
-                        self.last_reject = Some(rejection.reject);
                         if let Some(hello) = rejection.hello {
                             let _ = link.socket.send_to(&hello, from);
                         }

@@ -166,7 +166,7 @@ impl Session {
     /// hello to nobody known.
     pub(super) fn seal(&mut self, plain: &[u8]) -> [Option<Vec<u8>>; 2] {
         if self.current.is_none() && self.candidate.is_none() {
-            return [Some(self.hello(0)), None];
+            return [self.hello(0), None];
         }
         let (side, tag, start) = (self.side, self.tag, self.start);
         let mut counter = self.counter;
@@ -287,7 +287,7 @@ impl Session {
             return None;
         }
         self.hello_at = Some(now);
-        Some(self.hello(header.from))
+        self.hello(header.from)
     }
 
     /// A hello to whoever sent a frame that cannot be authentic in this life. It has a budget of its own: a flood of such
@@ -297,10 +297,10 @@ impl Session {
             return None;
         }
         self.volunteered_at = Some(now);
-        Some(self.hello(to))
+        self.hello(to)
     }
 
-    fn hello(&mut self, to: u64) -> Vec<u8> {
+    fn hello(&mut self, to: u64) -> Option<Vec<u8>> {
         let mut salt = [0; 4];
         let mut counter = [0; 8];
         // Without randomness there is no nonce; an all-zero one would be a repeated one, so the
@@ -315,7 +315,7 @@ impl Session {
             to,
             counter: u64::from_be_bytes(counter),
         };
-        if drawn { seal_with(&self.hello_send, &self.tag, header, &[]) } else { Vec::new() }
+        drawn.then(|| seal_with(&self.hello_send, &self.tag, header, &[]))
     }
 
     fn keys(&self, peer: u64) -> Keys {

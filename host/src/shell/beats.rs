@@ -441,8 +441,8 @@ impl Beats {
         let result = self.parts.kernel.claim(duration(until.since(before)));
         let mut now = self.parts.clock.now();
         if result.is_ok() && now.since(before) > ARMING_MAX && now < until {
-            self.rearm(until);
-            now = self.parts.clock.now();
+            let armed = self.rearm(until);
+            now = if armed { self.parts.clock.now() } else { until };
         }
         match result {
             Ok(()) if now < until => {
@@ -471,7 +471,8 @@ impl Beats {
         if now >= until {
             return self.release_quietly();
         }
-        if now.since(before) > ARMING_MAX {
+        if now.since(before) > ARMING_MAX && matches!(result, Ok(Renewal::Renewed)) {
+            // Where it fails the gate is closed; the next grant claims anew.
             self.rearm(until);
         }
         match result {
@@ -491,16 +492,18 @@ impl Beats {
 
     /// The thread was stopped between reading the clock and arming: what was armed may outlive the lease. Armed again until
     /// the clock agrees, else let go; a stop that ends in death right here is the residue that the guarantees name.
-    fn rearm(&mut self, until: Mono) {
+    fn rearm(&mut self, until: Mono) -> bool {
         for _ in 0..REARM_MAX {
             let before = self.parts.clock.now();
             let renewed = self.parts.kernel.renew(duration(until.since(before)));
             let now = self.parts.clock.now();
-            if renewed.is_ok() && now < until && now.since(before) <= ARMING_MAX {
-                return;
+            let in_time = now < until && now.since(before) <= ARMING_MAX;
+            if in_time && matches!(renewed, Ok(Renewal::Renewed)) {
+                return true;
             }
         }
         self.release_quietly();
+        false
     }
 
     fn release_quietly(&mut self) {

@@ -59,16 +59,14 @@ impl EpochFile {
             .map_err(io)?;
         let new = file.metadata().map_err(io)?.len() < 2 * SLOT_BYTES;
         if new {
-            preallocate(&file, folder).map_err(io)?;
+            preallocate(&file, folder, side).map_err(io)?;
         }
         // What is read counts as durable from here on: a record whose write was killed before its sync is synced first.
         file.sync_data().map_err(io)?;
         let mut found: Option<(u64, Side, Durable)> = None;
-        let mut blank = 0;
         for slot in 0..2 {
             let mut bytes = [0; RECORD_BYTES];
             file.read_exact_at(&mut bytes, slot * SLOT_BYTES).map_err(io)?;
-            blank += u8::from(bytes.iter().all(|byte| *byte == 0));
             if let Some(read) = decode(&bytes)
                 && found.as_ref().is_none_or(|best| best.0 < read.0)
             {
@@ -76,7 +74,6 @@ impl EpochFile {
             }
         }
         let (generation, disk) = match found {
-            None if blank == 2 => (0, Durable::default()),
             None => return Err(EpochError::Damaged { path }),
             Some((generation, written_by, disk)) if written_by == side => (generation, disk),
             Some((_, other, _)) => {
@@ -99,10 +96,12 @@ impl EpochFile {
     }
 }
 
-/// Real zeros, not a hole: a later write needs no new block.
-fn preallocate(file: &File, folder: &Path) -> io::Result<()> {
-    let zeros = vec![0; usize::try_from(2 * SLOT_BYTES).expect("two pages")];
-    file.write_all_at(&zeros, 0)?;
+/// Both slots hold a whole record from the start, in real blocks: a torn first write leaves the other one.
+fn preallocate(file: &File, folder: &Path, side: Side) -> io::Result<()> {
+    let mut slot = vec![0; usize::try_from(SLOT_BYTES).expect("a page")];
+    slot[..RECORD_BYTES].copy_from_slice(&encode(0, side, &Durable::default()));
+    file.write_all_at(&slot, 0)?;
+    file.write_all_at(&slot, SLOT_BYTES)?;
     file.sync_all()?;
     File::open(folder)?.sync_all()
 }
@@ -198,6 +197,15 @@ mod tests {
             file.file.write_all_at(&byte, slot + torn).unwrap();
         }
         assert_eq!(EpochFile::open(dir.path(), Side::A).unwrap().1, record(2));
+    }
+
+    #[test]
+    fn a_torn_first_write_leaves_an_empty_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut file, _) = EpochFile::open(dir.path(), Side::A).unwrap();
+        file.write(&record(1)).unwrap();
+        file.file.write_all_at(b"torn", SLOT_BYTES + 20).unwrap();
+        assert_eq!(EpochFile::open(dir.path(), Side::A).unwrap().1, Durable::default());
     }
 
     #[test]

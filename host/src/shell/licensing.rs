@@ -129,7 +129,12 @@ impl Licensing {
 
     /// Asks the policy; answers with when to ask again.
     fn judge(&mut self, occasion: LicenseOccasion, basis: &Basis) -> Duration {
-        let forming = occasion == LicenseOccasion::FormPair;
+        let question = match &occasion {
+            LicenseOccasion::FormPair => "form-pair",
+            LicenseOccasion::Periodic => "periodic",
+            LicenseOccasion::Changed => "changed",
+            LicenseOccasion::Other(_) => "other",
+        };
         let situation = LicenseSituation {
             occasion,
             me: Holder {
@@ -175,7 +180,7 @@ impl Licensing {
         self.journal.decision(DecisionRecord {
             at_unix_ms: unix_ms_now(),
             kind: Kind::License.name().into(),
-            question: if forming { "form-pair" } else { "periodic" }.into(),
+            question: question.into(),
             intent: if verdict.may_form { "may form" } else { "may not form" }.into(),
             reason: verdict.reason.clone(),
             spoke: super::publish::spoke(answer.spoke),

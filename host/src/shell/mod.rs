@@ -244,6 +244,7 @@ fn beat_parts(
         config: config.pair_digest().to_vec(),
         identity: identity.public().to_vec(),
         macs: kernel.own_macs().concat(),
+        license: situation::standing_number(staffetta_policy::types::Standing::Unknown),
         ..About::default()
     };
     let mut clock = Clock::default();

@@ -134,7 +134,7 @@ fn me(site: &Site, core: &Observation, seen: &Seen) -> types::Node {
 }
 
 fn peer(site: &Site, view: &PeerView, about: Option<&(About, Span)>) -> types::Node {
-    let unknown = About::default();
+    let unknown = About { license: standing_number(Standing::Unknown), ..About::default() };
     let (about, age) = about.map_or((&unknown, 0), |(about, age)| (about, ms(*age)));
     types::Node {
         name: site.peer.name.clone(),

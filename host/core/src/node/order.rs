@@ -49,7 +49,13 @@ impl Node {
         if done {
             self.order_done(Ok(()), fx);
         } else if self.order.is_some() && self.now >= self.order_by {
-            self.order_done(Err(Refusal::Disk), fx);
+            let refusal = match self.order {
+                Some(Order::Maintenance(_) | Order::Clear) => Refusal::Disk,
+                Some(Order::Switchover | Order::StartAlone | Order::Stop) | None => {
+                    Refusal::NotTaken
+                }
+            };
+            self.order_done(Err(refusal), fx);
         }
     }
 

@@ -120,7 +120,8 @@ impl Node {
         };
         self.turn(back, why, fx);
         self.elect_again = self.now + self.timing().parts().lease;
-        self.order_done(Err(Refusal::PeerPresent), fx);
+        let refusal = if why == Why::Disk { Refusal::Disk } else { Refusal::PeerPresent };
+        self.order_done(Err(refusal), fx);
         true
     }
 
