@@ -25,8 +25,8 @@
 //! ```
 //!
 //! `staffetta policy new` makes such a crate, `staffetta policy build` the component, and the
-//! module [`testing`] makes its unit tests one-liners. The exports exist in WebAssembly builds only,
-//! so that `cargo test` runs the policy natively.
+//! module [`testing`] makes its unit tests one-liners. The exports exist in WebAssembly builds
+//! only, so that `cargo test` runs the policy natively.
 
 pub mod failover;
 #[doc(hidden)]

@@ -166,7 +166,8 @@ pub fn wall(weekday: u8, hour: u16, minute: u16) -> Wall {
     Wall { unix_s, weekday, minute_of_day: hour * 60 + minute, trusted: true, utc_offset_min: 0 }
 }
 
-/// A question, the settings, and what the policy must answer: one file of a policy's `cases` folder.
+/// A question, the settings, and what the policy must answer: one file of a policy's `cases`
+/// folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Case {

@@ -114,7 +114,9 @@ macro_rules! variant {
                 match self {
                     $(
                         Self::$case $(($crate::wit::bind!($payload, payload)))? => raw::$name::$case
-                            $(($crate::wit::Convert::convert($crate::wit::bind!($payload, payload))))?,
+                            $(($crate::wit::Convert::convert(
+                                $crate::wit::bind!($payload, payload),
+                            )))?,
                     )*
                 }
             }
@@ -126,7 +128,9 @@ macro_rules! variant {
                 match self {
                     $(
                         Self::$case $(($crate::wit::bind!($payload, payload)))? => $name::$case
-                            $(($crate::wit::Convert::convert($crate::wit::bind!($payload, payload))))?,
+                            $(($crate::wit::Convert::convert(
+                                $crate::wit::bind!($payload, payload),
+                            )))?,
                     )*
                 }
             }

@@ -118,7 +118,8 @@ impl fmt::Display for TimingError {
             ),
             TimingError::StopTooShort { stop_ms, min_ms } => write!(
                 f,
-                "stop_budget_ms = {stop_ms} is too short for a planned move; write at least {min_ms}"
+                "stop_budget_ms = {stop_ms} is too short for a planned move; write at least \
+                 {min_ms}"
             ),
         }
     }
@@ -217,8 +218,8 @@ impl Timing {
         self.granted().minus(self.silence())
     }
 
-    /// Interval of beats while echoes are missing and the lease runs low: so dense, and so sparse that the beats which are
-    /// remembered span two leases.
+    /// Interval of beats while echoes are missing and the lease runs low: so dense, and so sparse
+    /// that the beats which are remembered span two leases.
     #[must_use]
     pub fn dense_beat(&self) -> Span {
         let remembered = self.parts.lease.0 / (SENT_MAX as u64 / 2);

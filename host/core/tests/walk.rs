@@ -71,9 +71,9 @@ fn at_most_one_gate_is_open_without_a_cut_and_service_returns() {
     assert!(primaries > 5_000, "only {primaries} reigns: the histories are too tame");
 }
 
-/// A history with everything at once: crashes and freezes between two effects, duplicates up to 900 ms late, jitter up to
-/// the assumed delay, clocks at the edge of the drift, gates 15 ms late, policies that answer anything, disks and kernels
-/// that refuse.
+/// A history with everything at once: crashes and freezes between two effects, duplicates up to 900
+/// ms late, jitter up to the assumed delay, clocks at the edge of the drift, gates 15 ms late,
+/// policies that answer anything, disks and kernels that refuse.
 fn hostile(seed: u64) -> World {
     let mut world = World::new(timing(50, 300, 10, 20));
     world.dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -1,8 +1,8 @@
 //! What one decision of the built-in failover policy costs, a fresh instance each.
 //!
-//! `decision_bench [COUNT]` prints one JSON line. CPU time is that of the asking thread; `rss_kib` is
-//! the memory of a process that holds the three built-in policies, compiled in a child as the daemon
-//! does.
+//! `decision_bench [COUNT]` prints one JSON line. CPU time is that of the asking thread; `rss_kib`
+//! is the memory of a process that holds the three built-in policies, compiled in a child as the
+//! daemon does.
 
 use std::time::Instant;
 

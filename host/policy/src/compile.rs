@@ -93,8 +93,8 @@ impl Compile {
         // A cache that cannot be used is no reason to be without a policy.
         let cache = cache.as_ref().and_then(|dir| Cache::open(dir, &compatibility(engine)).ok());
         if let Some(compiled) = cache.as_ref().and_then(|cache| cache.get(component)) {
-            // SAFETY: the bytes carry the keyed hash of this host, so they are what `put` was given:
-            // the output of a compiling child of ours.
+            // SAFETY: the bytes carry the keyed hash of this host, so they are what `put` was
+            // given: the output of a compiling child of ours.
             match unsafe { Component::deserialize(engine, &compiled) } {
                 Ok(component) => return Ok(component),
                 Err(_) => cache.as_ref().into_iter().for_each(|cache| cache.remove(component)),

@@ -21,7 +21,8 @@ const VERSION: u8 = 1;
 const MAGIC: [u8; 2] = *b"ST";
 /// A hello is answered or volunteered at most this often.
 const HELLO_INTERVAL: Span = Span::ms(10);
-/// Displaced lives of the peer that are remembered: a thousand restarts within one life of this node.
+/// Displaced lives of the peer that are remembered: a thousand restarts within one life of this
+/// node.
 const RETIRED_MAX: usize = 1_000;
 /// Counters behind the newest one that are still told apart.
 const WINDOW: u64 = 128;
@@ -290,8 +291,8 @@ impl Session {
         self.hello(header.from)
     }
 
-    /// A hello to whoever sent a frame that cannot be authentic in this life. It has a budget of its own: a flood of such
-    /// frames must not use up the answers to authentic hellos.
+    /// A hello to whoever sent a frame that cannot be authentic in this life. It has a budget of
+    /// its own: a flood of such frames must not use up the answers to authentic hellos.
     fn volunteer(&mut self, now: Mono, to: u64) -> Option<Vec<u8>> {
         if self.volunteered_at.is_some_and(|at| now.since(at) < HELLO_INTERVAL) {
             return None;

@@ -490,8 +490,9 @@ impl Beats {
         }
     }
 
-    /// The thread was stopped between reading the clock and arming: what was armed may outlive the lease. Armed again until
-    /// the clock agrees, else let go; a stop that ends in death right here is the residue that the guarantees name.
+    /// The thread was stopped between reading the clock and arming: what was armed may outlive the
+    /// lease. Armed again until the clock agrees, else let go; a stop that ends in death right here
+    /// is the residue that the guarantees name.
     fn rearm(&mut self, until: Mono) -> bool {
         for _ in 0..REARM_MAX {
             let before = self.parts.clock.now();

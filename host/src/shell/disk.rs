@@ -61,7 +61,8 @@ impl EpochFile {
         if new {
             preallocate(&file, folder, side).map_err(io)?;
         }
-        // What is read counts as durable from here on: a record whose write was killed before its sync is synced first.
+        // What is read counts as durable from here on: a record whose write was killed before its
+        // sync is synced first.
         file.sync_data().map_err(io)?;
         let mut found: Option<(u64, Side, Durable)> = None;
         for slot in 0..2 {
@@ -96,7 +97,8 @@ impl EpochFile {
     }
 }
 
-/// Both slots hold a whole record from the start, in real blocks: a torn first write leaves the other one.
+/// Both slots hold a whole record from the start, in real blocks: a torn first write leaves the
+/// other one.
 fn preallocate(file: &File, folder: &Path, side: Side) -> io::Result<()> {
     let mut slot = vec![0; usize::try_from(SLOT_BYTES).expect("a page")];
     slot[..RECORD_BYTES].copy_from_slice(&encode(0, side, &Durable::default()));

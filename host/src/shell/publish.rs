@@ -183,7 +183,8 @@ impl Publisher {
         alarms.extend(self.refused.iter().map(|text| alarm("policy-refused", text.clone())));
         for kind in &shelf.quarantined {
             let text = format!(
-                "the site's {kind} policy crashed too often and is not asked: load it again once it is mended"
+                "the site's {kind} policy crashed too often and is not asked: load it again \
+                 once it is mended"
             );
             alarms.push(alarm("policy-quarantined", text));
         }
@@ -195,7 +196,8 @@ impl Publisher {
         let (rejected, last) = snapshot.rejected;
         if rejected.foreign > 0 {
             let text = format!(
-                "{} frames were not of this cluster, the last: {} (another cluster on this port, or \
+                "{} frames were not of this cluster, the last: {} (another cluster on this port, \
+                 or \
                  different secrets?)",
                 rejected.foreign,
                 last.map(|reject| format!("{reject:?}")).unwrap_or_default()

@@ -87,7 +87,8 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
             _ = terminate.recv() => stopping = Some(stop_beats(running, budget, stopping)),
             _ = interrupt.recv() => stopping = Some(stop_beats(running, budget, stopping)),
             () = abandon => {
-                reporter.event(EventLevel::Warn, "stop", "the stop budget is over: letting go regardless");
+                let text = "the stop budget is over: letting go regardless";
+                reporter.event(EventLevel::Warn, "stop", text);
                 running.outbox.send(Mail::Abandon);
                 stopping = Some(tokio::time::Instant::now() + budget);
             }

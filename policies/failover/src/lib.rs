@@ -1,6 +1,7 @@
 //! The built-in failover policy: careful with evidence, sticky, and the same on both nodes.
 //!
-//! Every answer names the evidence that it rests on. A license is never a reason against a takeover.
+//! Every answer names the evidence that it rests on. A license is never a reason against a
+//! takeover.
 
 mod failback;
 mod settings;
@@ -118,8 +119,8 @@ fn talking_primary(situation: &Situation) -> Option<&str> {
 fn own_obstacle(situation: &Situation, settings: &Settings) -> Option<Verdict> {
     let me = &situation.me;
     if situation.answers(Answerer::Peer) {
-        let reason = "the peer still answers on the service address: the heartbeat path is cut, not \
-                      the peer";
+        let reason = "the peer still answers on the service address: the heartbeat path is cut, \
+                      not the peer";
         return Some(hold(reason).recheck_ms(EVIDENCE_RECHECK_MS));
     }
     if me.services == Health::Failed {
@@ -191,7 +192,8 @@ fn review(situation: &Situation, given: &Given<Settings>) -> Verdict {
     if me.role != Role::Primary {
         return hold(format!("nothing to review in role {}", me.role));
     }
-    let alone = situation.links.iter().all(|link| link.heard.is_none_or(|age| age > PRESENCE_MS_MIN));
+    let mut ages = situation.links.iter().map(|link| link.heard);
+    let alone = ages.all(|heard| heard.is_none_or(|age| age > PRESENCE_MS_MIN));
     if let Some(why) = isolated(me, &given.settings).filter(|_| alone) {
         return step_down(why);
     }

@@ -94,11 +94,8 @@ fn an_alone_primary_that_is_cut_off_steps_down_at_a_review() {
     // Beside a peer that is there, a dead gateway moves nobody.
     let paired = || primary(Question::Review).reference("gateway", Some(false));
     let both = paired().peer(|peer| {
-        peer.targets = vec![staffetta_sdk::Target {
-            name: "gateway".into(),
-            reachable: Some(false),
-            age: 0,
-        }];
+        peer.targets =
+            vec![staffetta_sdk::Target { name: "gateway".into(), reachable: Some(false), age: 0 }];
     });
     check(both, "hold", "no better");
 }

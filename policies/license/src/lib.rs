@@ -1,9 +1,9 @@
 //! Checks the license documents of both nodes.
 //!
 //! A document is JSON: `payload`, base64 of the license as JSON, and `signature`, the Ed25519
-//! signature of those decoded bytes in hexadecimal. Keys that may sign come in the settings; without
-//! any, licensing is off. What a license decides is the forming of a pair and planned moves: taking
-//! over from a dead peer never depends on it.
+//! signature of those decoded bytes in hexadecimal. Keys that may sign come in the settings;
+//! without any, licensing is off. What a license decides is the forming of a pair and planned
+//! moves: taking over from a dead peer never depends on it.
 
 mod document;
 

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 
 /// A claim whose epoch is not durable after this many leases is given up.
 const CLAIM_LEASES: u64 = 4;
-/// The same for a joint claim, which nobody waits for with a lease in hand: a slow disk must not make it begin again.
+/// The same for a joint claim, which nobody waits for with a lease in hand: a slow disk must not
+/// make it begin again.
 const ELECT_LEASES: u64 = 16;
 
 impl Node {
@@ -198,7 +199,8 @@ impl Node {
         let durable = self.disk.highest >= to;
         let reserved = peer.beat.reserved >= to;
         if !(durable && reserved) {
-            // Whoever stops hands over to a peer that must still write the epoch; a planned move would rather stay.
+            // Whoever stops hands over to a peer that must still write the epoch; a planned move
+            // would rather stay.
             let hand_anyway = durable && stop;
             return match (self.now >= patience, hand_anyway) {
                 (false, _) => false,

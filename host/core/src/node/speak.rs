@@ -40,8 +40,9 @@ impl Node {
         fx.push(Effect::Send(self.beat()));
     }
 
-    /// Says nothing while a grant is owed that the disk has not taken yet: a primary that hears its peer, but no grant,
-    /// may not go on alone. A booting node listens first, so that its first word can be the grant.
+    /// Says nothing while a grant is owed that the disk has not taken yet: a primary that hears its
+    /// peer, but no grant, may not go on alone. A booting node listens first, so that its first
+    /// word can be the grant.
     fn mute(&self) -> bool {
         let may_grant = self.state.idle() || matches!(self.state, State::Fenced(_));
         let listens = self.state == State::Joining

@@ -4,7 +4,7 @@
 //! staffetta-core --lib` writes the table anew: read the difference.
 
 use super::*;
-use crate::beat::Hand;
+use crate::beat::{Claim, Hand, PeerRole};
 use crate::effect::FenceCause;
 use crate::event::{Intent, Verdict};
 use crate::state::Resume;

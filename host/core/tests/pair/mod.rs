@@ -1,4 +1,5 @@
-//! Two cores, two one-way links, two disks and two gates on one event queue: no thread, no clock, no randomness of its own.
+//! Two cores, two one-way links, two disks and two gates on one event queue: no thread, no clock,
+//! no randomness of its own.
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
 use staffetta_core::{

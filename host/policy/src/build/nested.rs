@@ -1,7 +1,7 @@
 //! Builds one policy crate with a cargo of its own, and makes a component of the module.
 //!
-//! `policies/bundle` includes this file in its build script, so that the built-in policies and those
-//! of a site come out of the same steps.
+//! `policies/bundle` includes this file in its build script, so that the built-in policies and
+//! those of a site come out of the same steps.
 
 use std::ffi::OsString;
 use std::fmt;
