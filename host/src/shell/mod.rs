@@ -2,7 +2,8 @@
 //!
 //! This and the simulator are the only interpreters of the core's events and effects. The real-time
 //! thread is [`beats`]; beside it run the epoch's persister and the policy thread, just below it in
-//! priority; everything else is on tokio and speaks to them over channels.
+//! priority; licensing and the journal have threads of their own; everything else is on tokio and
+//! speaks to them over channels.
 
 mod beats;
 mod clock;

@@ -226,8 +226,7 @@ impl Node {
 
     /// The promise that the sender of a hand makes: the receiver may serve that long.
     pub(super) fn hand_promise(&self) -> Span {
-        let parts = self.timing().parts();
-        let own = parts.lease + self.slack;
+        let own = self.own_promise();
         promise(self.peer.map_or(own, |peer| own.max(peer.beat.lease + peer.beat.slack)))
     }
 }
