@@ -97,4 +97,6 @@ pub struct Beat {
     pub eligible: bool,
     /// The operator disarmed takeover at the sender.
     pub maintenance: bool,
+    /// Whether the arbiter answers the sender in time; `None` where none is configured.
+    pub arbiter: Option<bool>,
 }

@@ -3,6 +3,7 @@
 use crate::beat::{Beat, PeerRole};
 use crate::epoch::{Epoch, Side};
 use crate::event::{Answerer, Intent, Order, Refusal};
+use crate::register::{ArbiterView, Request, RequestId};
 use crate::state::Role;
 use crate::time::{Mono, Span};
 
@@ -64,6 +65,8 @@ pub enum Effect {
     },
     /// Close the gate, then remove the addresses, then say `Released`.
     Release,
+    /// Put this to the arbiter, then say [`crate::Event::Consulted`].
+    Consult(RequestId, Request),
     /// Announce the VIP again (conflict, end of a conflict).
     Announce,
     /// Start a round of probes of the VIP.
@@ -149,6 +152,8 @@ pub struct Observation {
     pub changes_last_hour: u16,
     /// Longest stall of the loop within this life.
     pub stall_max: Span,
+    /// The arbiter, where one is configured.
+    pub arbiter: Option<ArbiterView>,
 }
 
 /// The peer's last word.
@@ -200,6 +205,8 @@ pub enum Why {
     HigherEpoch(Epoch),
     /// The silence that a claim rested on was broken.
     SilenceBroken,
+    /// The arbiter did not confirm the claim.
+    Arbiter,
     /// The epoch could not be made durable.
     Disk,
     /// The kernel refused the address.
@@ -221,6 +228,12 @@ pub enum Alarm {
     DiskFailed,
     /// The peer claims an epoch of our parity.
     ForeignEpoch,
+    /// The arbiter does not answer: nobody takes over.
+    ArbiterAway,
+    /// The arbiter answers too late to carry a primary alone.
+    ArbiterSlow,
+    /// One node is configured with an arbiter, the other without.
+    ArbiterDiffers,
 }
 
 /// For the log and the journal.

@@ -3,6 +3,7 @@
 use crate::beat::Beat;
 use crate::effect::{AskId, PersistId};
 use crate::epoch::Side;
+use crate::register::{Reply, RequestId};
 use crate::time::Span;
 
 /// Everything that can happen to a node.
@@ -26,6 +27,10 @@ pub enum Event {
     Answered(AskId, Verdict),
     /// No policy of the fallback chain answered.
     Unanswered(AskId),
+    /// The arbiter answered the request of this number, or did not.
+    Consulted(RequestId, Reply),
+    /// Whether the peer has everything that was acknowledged to applications.
+    Synced(bool),
     /// A round of probes of the VIP ended.
     Probed(Answerer),
     /// Evidence that only policies read has changed (checks, references, facts).
@@ -91,6 +96,8 @@ pub enum Refusal {
     NotTaken,
     /// The disk did not take the record.
     Disk,
+    /// The arbiter does not answer, or its register does not allow it.
+    Arbiter,
 }
 
 /// Who answered when the VIP was probed on the service network.

@@ -30,6 +30,14 @@ pub enum Disarmed {
     NotFormed,
     /// No node is primary.
     NoPrimary,
+    /// The arbiter does not answer this node.
+    ArbiterAway,
+    /// The arbiter answers this node too late to carry a primary alone.
+    ArbiterSlow,
+    /// The arbiter holds no register.
+    NoRegister,
+    /// The arbiter does not answer the peer in time.
+    ArbiterAwayFromPeer,
 }
 
 /// What the predicates look at.

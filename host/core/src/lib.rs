@@ -20,6 +20,7 @@ mod event;
 mod lease;
 mod level;
 mod node;
+mod register;
 mod state;
 mod time;
 mod timing;
@@ -33,6 +34,7 @@ pub use epoch::{Epoch, Side};
 pub use event::{Answerer, Event, Intent, Order, Refusal, Verdict};
 pub use level::{Disarmed, Level};
 pub use node::{Boot, Node, Options, View};
+pub use register::{ArbiterView, Register, Reply, Request, RequestId, Stamp, Standing};
 pub use state::Role;
 pub use time::{Mono, Span};
 pub use timing::{

@@ -35,6 +35,8 @@ pub struct Options {
     pub peer_preferred: bool,
     /// Times that satisfy the inequalities.
     pub timing: Timing,
+    /// A register outside the pair breaks ties.
+    pub arbiter: bool,
 }
 
 /// What a life starts from.
@@ -279,6 +281,7 @@ impl Node {
                 self.probe.answer = answerer;
                 self.probe.at = self.now;
             }
+            Event::Consulted(..) | Event::Synced(_) => {}
             Event::EvidenceChanged => self.review_soon(),
             Event::Fitness(fit) => {
                 if self.fit != fit {

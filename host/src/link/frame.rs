@@ -174,6 +174,8 @@ struct Wire {
     eligible: Option<bool>,
     #[n(14)]
     maintenance: Option<bool>,
+    #[n(15)]
+    arbiter: Option<bool>,
     #[n(20)]
     about: Option<About>,
     #[cbor(n(21), with = "minicbor::bytes")]
@@ -209,6 +211,7 @@ pub(super) fn encode(
         met: beat.met.map(|met| (met.low.0, met.high.0, met.served.as_ms())),
         eligible: Some(beat.eligible),
         maintenance: beat.maintenance.then_some(true),
+        arbiter: beat.arbiter,
         about: about.cloned(),
         license: license.filter(|l| l.len() <= LICENSE_BYTES_MAX).map(<[u8]>::to_vec),
     };
@@ -292,6 +295,7 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
         }),
         eligible: wire.eligible.unwrap_or(false),
         maintenance: wire.maintenance.unwrap_or(false),
+        arbiter: wire.arbiter,
     };
     Ok(Frame { beat, stamp: wire.stamp, about: wire.about, license: wire.license })
 }

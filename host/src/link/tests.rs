@@ -22,6 +22,7 @@ fn beat(boot: u64) -> Beat {
         met: Some(Meeting { low: Epoch(40), high: Epoch(41), served: Span::ms(12_000) }),
         eligible: true,
         maintenance: true,
+        arbiter: Some(true),
     }
 }
 

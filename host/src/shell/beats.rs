@@ -372,6 +372,9 @@ impl Beats {
             Effect::Claim { until, .. } => self.claim(until),
             Effect::Renew { until } => self.renew(until),
             Effect::Release => self.release(),
+            Effect::Consult(id, _) => {
+                self.queue.push_back(Event::Consulted(id, staffetta_core::Reply::Failed));
+            }
             Effect::Announce => {
                 let now = self.parts.clock.now();
                 if self.parts.kernel.held() {

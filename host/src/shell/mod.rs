@@ -253,6 +253,7 @@ fn beat_parts(
         side,
         preferred: config.node.preferred,
         peer_preferred: config.peer.preferred,
+        arbiter: false,
         timing,
     };
     let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });

@@ -104,6 +104,11 @@ fn refused(refusal: Refusal) -> OrderError {
         Refusal::NotTaken => {
             ("the peer did not take the service over", "see the log of the peer; this node went on")
         }
+        Refusal::Arbiter => (
+            "the arbiter does not answer, or its register belongs to another node",
+            "see `staffetta arbiter check`; where the arbiter is gone for good, remove [arbiter] \
+             from both configurations and start again",
+        ),
         Refusal::Disk => ("the disk did not take the record", "look at the state folder"),
     };
     OrderError::new(error, remedy)

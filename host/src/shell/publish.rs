@@ -279,6 +279,23 @@ fn level(level: Level, serves: bool) -> LevelStatus {
         Level::Disarmed(Disarmed::NoPrimary) => {
             (status::Level::TakeoverDisarmed, "no node serves at the moment")
         }
+        Level::Disarmed(Disarmed::ArbiterAway) => (
+            status::Level::TakeoverDisarmed,
+            "the arbiter does not answer this node: `staffetta arbiter check`",
+        ),
+        Level::Disarmed(Disarmed::ArbiterSlow) => (
+            status::Level::TakeoverDisarmed,
+            "arbiter slow: it answers too late to carry a primary alone, so the crash of either \
+             node is a gap; make lease_ms longer or bring the arbiter nearer",
+        ),
+        Level::Disarmed(Disarmed::NoRegister) => (
+            status::Level::TakeoverDisarmed,
+            "the arbiter holds no register: a primary with a live lease writes it",
+        ),
+        Level::Disarmed(Disarmed::ArbiterAwayFromPeer) => (
+            status::Level::TakeoverDisarmed,
+            "the arbiter does not answer the peer in time: see `staffetta arbiter check` there",
+        ),
     };
     LevelStatus { name, why: why.into() }
 }

@@ -212,6 +212,9 @@ pub(crate) fn alarm_name(alarm: Alarm) -> &'static str {
         Alarm::PolicyLate => "policy-late",
         Alarm::DiskFailed => "disk-failed",
         Alarm::ForeignEpoch => "foreign-epoch",
+        Alarm::ArbiterAway => "arbiter-away",
+        Alarm::ArbiterSlow => "arbiter-slow",
+        Alarm::ArbiterDiffers => "arbiter-differs",
     }
 }
 
@@ -230,6 +233,17 @@ pub(crate) fn alarm_text(alarm: Alarm) -> &'static str {
         Alarm::ForeignEpoch => {
             "the peer claims an epoch of this node's parity: both nodes have the same side; look \
              at the names of the nodes in both configurations"
+        }
+        Alarm::ArbiterAway => {
+            "the arbiter does not answer: nobody takes over until it does; try `staffetta arbiter \
+             check`"
+        }
+        Alarm::ArbiterSlow => {
+            "the arbiter answers too late to carry a primary alone: make lease_ms longer, or bring \
+             the arbiter nearer (`staffetta arbiter check` measures it)"
+        }
+        Alarm::ArbiterDiffers => {
+            "one node has an arbiter configured, the other none: make [arbiter] equal on both"
         }
     }
 }
@@ -261,6 +275,7 @@ fn why_text(why: &Why) -> String {
         Why::Stalled => "stalled for longer than the lease".into(),
         Why::HigherEpoch(epoch) => format!("a primary of the higher epoch {epoch} is there"),
         Why::SilenceBroken => "the peer was heard again".into(),
+        Why::Arbiter => "the arbiter did not confirm the claim".into(),
         Why::Disk => "the epoch did not become durable".into(),
         Why::Kernel => "the kernel refused the VIP".into(),
         Why::Stop => "the daemon stops".into(),

@@ -83,6 +83,7 @@ impl Node {
             met: self.fresh_meeting(),
             eligible: self.eligible(),
             maintenance: self.want.maintenance,
+            arbiter: None,
         }
     }
 

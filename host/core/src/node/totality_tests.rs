@@ -7,6 +7,7 @@ use super::*;
 use crate::beat::{Claim, Hand, PeerRole};
 use crate::effect::FenceCause;
 use crate::event::{Intent, Verdict};
+use crate::register::{Reply, RequestId};
 use crate::state::Resume;
 use crate::timing::TimingParts;
 use alloc::format;
@@ -52,6 +53,12 @@ fn event_name(event: &Event) -> String {
         Event::Released => "released".into(),
         Event::Answered(_, verdict) => format!("answered-{:?}", verdict.intent).to_lowercase(),
         Event::Unanswered(_) => "unanswered".into(),
+        Event::Consulted(_, reply) => match reply {
+            Reply::Holds(_) => "consulted-holds".into(),
+            Reply::Swapped => "consulted-swapped".into(),
+            Reply::Failed => "consulted-failed".into(),
+        },
+        Event::Synced(_) => "synced".into(),
         Event::Probed(_) => "probed".into(),
         Event::EvidenceChanged => "evidence".into(),
         Event::Fitness(_) => "fitness".into(),
@@ -100,6 +107,7 @@ fn beat(claim: Claim, hand: Option<Hand>) -> Event {
         met: None,
         eligible: true,
         maintenance: false,
+        arbiter: None,
     })
 }
 
@@ -126,6 +134,10 @@ fn events() -> Vec<Event> {
         answer(Intent::AskOperator),
         answer(Intent::Serve(Side::B)),
         Event::Unanswered(AskId(7)),
+        Event::Consulted(RequestId(9), Reply::Holds(None)),
+        Event::Consulted(RequestId(9), Reply::Swapped),
+        Event::Consulted(RequestId(9), Reply::Failed),
+        Event::Synced(false),
         Event::Probed(Answerer::Peer),
         Event::EvidenceChanged,
         Event::Fitness(false),
@@ -153,7 +165,7 @@ fn node(state: State) -> Node {
         stop_budget: Span::ms(3_000),
     })
     .unwrap();
-    let options = Options { side: Side::A, preferred: false, peer_preferred: false, timing };
+    let options = Options { side: Side::A, preferred: false, peer_preferred: false, timing, arbiter: false };
     let disk =
         Durable { highest: MINE, promised: Span::ms(320), formed: true, ..Durable::default() };
     let mut node = Node::new(options, Boot { id: 1, now: Mono(1), disk, slack: Span::ms(20) });
@@ -254,7 +266,7 @@ fn the_lists_name_everything_once() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), events().len(), "an event is named twice");
-    assert_eq!(names.len(), 30, "an event is missing");
+    assert_eq!(names.len(), 34, "an event is missing");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::effect::{Alarm, Observation, PeerView};
 use crate::epoch::Epoch;
 use crate::event::Answerer;
 use crate::level::{Facts, Level};
+use crate::register::ArbiterView;
 use crate::state::{Role, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;
@@ -49,6 +50,8 @@ pub struct View {
     pub stall_max: Span,
     /// Who answered on the VIP, and how long ago.
     pub vip: (Answerer, Span),
+    /// The arbiter, where one is configured.
+    pub arbiter: Option<ArbiterView>,
 }
 
 impl Node {
@@ -88,6 +91,7 @@ impl Node {
             since_change: self.now.since(last),
             changes_last_hour: u16::try_from(hour).unwrap_or(u16::MAX),
             stall_max: self.stall_max,
+            arbiter: None,
         }
     }
 
@@ -127,6 +131,7 @@ impl Node {
             alarms: self.alarms.clone(),
             stall_max: self.stall_max,
             vip: self.vip(),
+            arbiter: None,
         }
     }
 }

@@ -189,6 +189,7 @@ impl World {
             side: if i == 0 { Side::A } else { Side::B },
             preferred: false,
             peer_preferred: false,
+            arbiter: false,
             timing: self.timing,
         };
         let id = seat.life * 2 + i as u64 + 1_000;
@@ -343,6 +344,10 @@ impl World {
                     self.now + Span::ms(ms),
                     Due::Deliver { at: i, life, event: Event::Released },
                 );
+            }
+            Effect::Consult(id, _) => {
+                let event = Event::Consulted(id, staffetta_core::Reply::Failed);
+                self.at(self.now, Due::Deliver { at: i, life, event });
             }
             Effect::Announce => self.say(i, "announces again"),
             Effect::Probe => {
