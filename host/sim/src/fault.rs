@@ -108,6 +108,7 @@ pub enum PolicyMode {
 /// Something that goes wrong, or that somebody wants, at one moment. Times are in milliseconds of
 /// real time; what lasts ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each case says what its fields are")]
 pub enum Fault {
     /// The process is killed and started again after `down_ms`.
     Kill { node: Side, down_ms: u64 },

@@ -139,15 +139,14 @@ pub(crate) struct Seat {
     pub word_at: Mono,
     pub answers: Option<(Answerer, Mono)>,
     pub memory: Option<String>,
-    pub licensed_for: Option<(bool, bool)>,
+    pub licensed_for: Option<(bool, bool, bool)>,
     pub shadow: Shadow,
-    /// Resumed with clocks that had stopped, and has not heard the peer since.
-    pub blind: bool,
+    /// Its clocks stood still until then, and it has not heard a primary since.
+    pub blind: Option<Ns>,
     /// The peer knows the larger G of a flushed gate only after this; a stop of the process before
     /// then is the gap that the guarantees name.
     pub exposed_until: Ns,
     pub synced: bool,
-    pub restart_due: bool,
 }
 
 impl Seat {
@@ -183,10 +182,9 @@ impl Seat {
             memory: None,
             licensed_for: None,
             shadow: Shadow::default(),
-            blind: false,
+            blind: None,
             exposed_until: 0,
             synced: true,
-            restart_due: false,
         }
     }
 
@@ -208,7 +206,7 @@ impl Seat {
         self.turn.clear();
         self.trap = None;
         self.held = false;
-        self.blind = false;
+        self.blind = None;
         self.run += 1;
         self.bursts += 1;
     }

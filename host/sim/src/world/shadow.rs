@@ -20,7 +20,8 @@ pub(crate) struct Shadow {
     pub awake_since: Mono,
     /// Highest epoch that this life, or an earlier one, granted the peer.
     pub granted_max: Epoch,
-    pub epoch: Epoch,
+    /// Epoch of the reign when it began, and now.
+    pub reign: Option<(Epoch, Epoch)>,
 }
 
 impl Default for Shadow {
@@ -35,7 +36,7 @@ impl Default for Shadow {
             last_heard: Mono::ZERO,
             awake_since: Mono::ZERO,
             granted_max: Epoch::NONE,
-            epoch: Epoch::NONE,
+            reign: None,
         }
     }
 }
@@ -54,6 +55,9 @@ impl Shadow {
         self.sent[(beat.n % SENT_MAX as u64) as usize] = (beat.n, now);
         if let Some(echo) = beat.echo {
             self.granted_max = self.granted_max.max(echo.granted);
+        }
+        if let Some(hand) = beat.hand {
+            self.granted_max = self.granted_max.max(hand.epoch);
         }
     }
 
@@ -102,10 +106,12 @@ impl Shadow {
         }
     }
 
-    /// Until when a node that reigns `epoch` may serve, by everything it was granted.
-    pub(crate) fn allowed(&self, epoch: Epoch, timing: &Timing, arbiter: bool, now: Mono) -> Mono {
+    /// Until when the present reign may serve, by everything it was granted.
+    pub(crate) fn allowed(&self, timing: &Timing, arbiter: bool, now: Mono) -> Mono {
+        let Some((from, to)) = self.reign else { return Mono::ZERO };
+        // A reign that got a new number keeps what was granted to the old one.
         let of = |grant: Option<(Epoch, Mono)>| {
-            grant.filter(|(of, _)| *of == epoch).map_or(Mono::ZERO, |(_, until)| until)
+            grant.filter(|(of, _)| (from..=to).contains(of)).map_or(Mono::ZERO, |(_, until)| until)
         };
         let granted = of(self.granted).max(of(self.hand)).max(of(self.arbiter));
         let listened = now.since(self.last_heard.max(self.awake_since));
