@@ -14,6 +14,8 @@ pub(crate) struct Writers {
     /// Meetings noted, by node and life.
     noted: Vec<(usize, u64, Epoch, Epoch)>,
     pub lives: [u64; 2],
+    /// Newest beat heard: life of the hearer, life of the sender, number.
+    newest: [(u64, u64, u64); 2],
 }
 
 impl Writers {
@@ -45,6 +47,12 @@ impl Writers {
             }
         }
         let Event::Heard(beat) = step.event else { return Ok(()) };
+        let newest = self.newest[at];
+        if (newest.0, newest.1) == (life, beat.boot) && newest.2 >= beat.n {
+            // A double, or one that others overtook: it tells nothing.
+            return Ok(());
+        }
+        self.newest[at] = (life, beat.boot, beat.n);
         let Claim::Primary(theirs) = beat.claim else { return Ok(()) };
         let serves = matches!(step.before.role, Role::Primary | Role::Draining);
         let leased = step.before.peer_lease.max(step.before.own_lease).0 > 0;

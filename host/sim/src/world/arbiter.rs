@@ -11,8 +11,8 @@ use staffetta_core::{Event, Register, Reply, Request, RequestId, Role};
 pub(crate) struct Asked {
     pub id: RequestId,
     pub request: Request,
-    /// The asker was primary, and what it claims to hold is its own.
-    pub by_primary: bool,
+    /// The asker was primary, or an operator vouched for it.
+    pub by_right: bool,
 }
 
 /// The register and what is wrong with the way to it.
@@ -30,8 +30,9 @@ impl World<'_> {
         seat.shadow.asked(id, &request, now);
         let by_primary =
             seat.node.as_ref().is_some_and(|node| node.view(now).role == Role::Primary);
+        let by_right = by_primary || seat.vouched;
         let life = seat.life;
-        let request = Asked { id, request, by_primary };
+        let request = Asked { id, request, by_right };
         let delay = self.arbiter_delay();
         if self.arbiter_hears(at) {
             self.queue.at(self.now + delay, Due::Asked { at, life, request });
@@ -94,7 +95,7 @@ impl World<'_> {
         if self.arbiter.register.is_none() {
             self.coverage.saw(Counter::RegisterCreated);
         }
-        let finding = a1::write(self.arbiter.register, &to, asked.by_primary);
+        let finding = a1::write(self.arbiter.register, &to, asked.by_right);
         self.hold(Rule::A1, finding);
         self.arbiter.register = Some(to);
     }

@@ -133,22 +133,18 @@ impl World<'_> {
             let now = seat.clock.local(self.now);
             let Some(node) = seat.node.as_ref().filter(|_| seat.awake()) else { continue };
             let view = node.view(now);
+            let waits = view.wants_operator || view.peer.is_some_and(|peer| peer.maintenance);
             let serving = (0..2).any(|at| self.seats[at].answers_at(self.now));
             let order = match view.role {
                 _ if view.maintenance => Some(Order::Maintenance(false)),
                 Role::Fenced => Some(Order::Clear),
-                Role::Joining | Role::Standby if view.wants_operator && !serving => {
-                    Some(Order::StartAlone)
-                }
+                Role::Joining | Role::Standby if !serving && waits => Some(Order::StartAlone),
                 Role::Joining | Role::Standby | Role::Candidate | Role::Primary | Role::Draining => {
                     None
                 }
             };
             if let Some(order) = order {
                 self.say(at, || format!("the operator orders {order:?}"));
-                if order == Order::StartAlone {
-                    self.coverage.saw(crate::coverage::Counter::StartAlone);
-                }
                 self.order(at, order);
             }
         }

@@ -6,6 +6,9 @@ use super::{Due, MS, World, index};
 use crate::fault::Fault;
 use staffetta_core::{Event, Order, Side};
 
+/// A stop waits this long for its effect at least.
+const TRAP_MS_MIN: u64 = 15_000;
+
 impl World<'_> {
     pub(crate) fn hurt(&mut self, number: usize) {
         let mut fault = self.plan.faults[number].fault;
@@ -16,18 +19,25 @@ impl World<'_> {
             self.trace.say(self.now, "**", || "skipped: no guarantee covers it".into());
             return;
         }
+        let waits = matches!(fault, Fault::KillAt { .. } | Fault::FreezeAt { .. });
         if let Some(ms) = fault.lasts_ms() {
-            let end = self.now + *ms * MS;
+            let lasts = if waits { (*ms).max(TRAP_MS_MIN) } else { *ms };
+            let end = self.now + lasts * MS;
             self.queue.at(end, Due::Mend(number));
         }
         self.rules.g4.disturbed();
         self.begin_fault(number, fault);
     }
 
-    /// A flush of the rules together with a stop of the process, before the peer knows the larger
-    /// G, is named in the guarantees as not covered.
+    /// A stop of the process that the guarantees name as not covered: after a flush of the rules,
+    /// before the peer knows the larger G; after the machine slept, before the gate is armed again.
+    pub(crate) fn uncovered(&self, at: usize) -> bool {
+        let seat = &self.seats[at];
+        seat.exposed_until > self.now || seat.gate_slept && seat.gate_until > self.now
+    }
+
     fn excluded(&self, fault: &Fault) -> bool {
-        let exposed = |node: Side| self.seats[index(node)].exposed_until > self.now;
+        let exposed = |node: Side| self.uncovered(index(node));
         match *fault {
             Fault::Kill { node, .. }
             | Fault::KillAt { node, .. }
@@ -40,7 +50,14 @@ impl World<'_> {
                 let seat = &self.seats[index(node)];
                 !seat.awake() || seat.trap.is_some() || seat.ills.release_ms.is_some()
             }
-            Fault::PowerCut { .. }
+            Fault::Order { node, order: Order::StartAlone } => {
+                // The operator would vouch for what is not so.
+                let other = &self.seats[1 - index(node)];
+                let lost = self.plan.arbiter && self.arbiter.register.is_none();
+                lost && other.shadow.reign.is_some()
+            }
+            Fault::Order { .. }
+            | Fault::PowerCut { .. }
             | Fault::Cut { .. }
             | Fault::Noise { .. }
             | Fault::Disk { .. }
@@ -50,7 +67,7 @@ impl World<'_> {
             | Fault::Services { .. }
             | Fault::Lan { .. }
             | Fault::Stranger { .. }
-            | Fault::Order { .. }
+            | Fault::Part { .. }
             | Fault::Synced { .. }
             | Fault::ArbiterAway { .. }
             | Fault::ArbiterDown { .. }
@@ -77,6 +94,10 @@ impl World<'_> {
             Fault::Pause { node, ms } => self.sleep(index(node), ms, true),
             Fault::Cut { from, link, .. } => {
                 self.lanes(from, link, |lane| lane.cuts += 1);
+            }
+            Fault::Part { .. } => {
+                self.lanes(Side::A, None, |lane| lane.cuts += 1);
+                self.lanes(Side::B, None, |lane| lane.cuts += 1);
             }
             Fault::Noise { from, link, lose, late_ms, double, .. } => {
                 let noise = Some(Noise { number, lose, late_ms, double });
@@ -131,6 +152,10 @@ impl World<'_> {
             }
             Fault::Cut { from, link, .. } => {
                 self.lanes(from, link, |lane| lane.cuts = lane.cuts.saturating_sub(1));
+            }
+            Fault::Part { .. } => {
+                self.lanes(Side::A, None, |lane| lane.cuts = lane.cuts.saturating_sub(1));
+                self.lanes(Side::B, None, |lane| lane.cuts = lane.cuts.saturating_sub(1));
             }
             Fault::Noise { from, link, .. } => self.lanes(from, link, |lane| {
                 lane.noise = lane.noise.filter(|noise| noise.number != number);
@@ -250,6 +275,7 @@ impl World<'_> {
     pub(crate) fn order(&mut self, at: usize, order: Order) {
         let life = self.seats[at].life;
         if self.seats[at].awake() {
+            self.seats[at].vouched = order == Order::StartAlone;
             self.tell(at, life, Event::Order(order));
         }
     }

@@ -7,7 +7,7 @@ use crate::coverage::{Counter, Rule};
 use crate::fault::Point;
 use crate::invariant::Step;
 use crate::trace_of;
-use staffetta_core::{Boot, Claim, Durable, Event, Mono, Node, PersistId};
+use staffetta_core::{Boot, Claim, Durable, Effect, Event, Mono, Node, Note, PersistId};
 
 /// How late the loop wakes at most for a timer.
 const WAKE_LATE_NS: u64 = 300_000;
@@ -172,6 +172,7 @@ impl World<'_> {
             | Event::Links(_)
             | Event::Order(_) => {}
         }
+        self.coverage.evaluated(Rule::Core);
         let before = node.view(now);
         let effects = node.step(now, event.clone());
         let after = node.view(now);
@@ -179,13 +180,42 @@ impl World<'_> {
         let reigns = seat.shadow.reign.is_some();
         let step = Step { at, reigns, before, event, effects: &effects, after };
         self.rules.after_step(self.now, step, &mut self.coverage);
+        self.decided(at, &effects);
         self.seats[at].rest.extend(effects);
+    }
+
+    /// What a step decided is judged by what was known then: an effect may be carried out late.
+    fn decided(&mut self, at: usize, effects: &[Effect]) {
+        for effect in effects {
+            match effect {
+                Effect::Claim { epoch, until } => {
+                    self.seats[at].shadow.reign = None;
+                    self.new_reign(at, *epoch);
+                    self.lease_is_granted(at, *until);
+                }
+                Effect::Renew { until } => self.lease_is_granted(at, *until),
+                Effect::Note(Note::Epoch(epoch)) => self.new_reign(at, *epoch),
+                Effect::Release => self.seats[at].shadow.reign = None,
+                Effect::Send(_)
+                | Effect::Persist(..)
+                | Effect::Consult(..)
+                | Effect::Announce
+                | Effect::Probe
+                | Effect::Ask(_)
+                | Effect::Exit
+                | Effect::OrderDone(_)
+                | Effect::Note(_) => {}
+            }
+        }
     }
 
     /// Whether a stop waits for this effect; carries the stop out.
     fn trapped(&mut self, at: usize, effect: crate::fault::EffectKind, point: Point) -> bool {
         let hit = |trap: &Trap| trap.effect == effect && trap.point == point;
         let Some(trap) = self.seats[at].trap.filter(hit) else { return false };
+        if self.uncovered(at) {
+            return false;
+        }
         self.seats[at].trap = None;
         self.say(at, || {
             let what = if trap.kills { "killed" } else { "stopped" };
@@ -295,6 +325,7 @@ impl World<'_> {
         if let Power::Asleep { gate_left } = seat.power {
             seat.power = Power::On;
             seat.gate_until = real + gate_left;
+            seat.gate_slept = gate_left > 0;
             if seat.blind.is_some() {
                 seat.clock.go_on(real);
                 seat.blind = Some(real);

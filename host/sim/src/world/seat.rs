@@ -147,6 +147,11 @@ pub(crate) struct Seat {
     /// then is the gap that the guarantees name.
     pub exposed_until: Ns,
     pub synced: bool,
+    /// An operator vouched that the peer does not serve.
+    pub vouched: bool,
+    /// The gate's timer stood still while the machine slept, and was not armed since: a stop of the
+    /// process now is the gap that the guarantees name.
+    pub gate_slept: bool,
 }
 
 impl Seat {
@@ -185,6 +190,8 @@ impl Seat {
             blind: None,
             exposed_until: 0,
             synced: true,
+            vouched: false,
+            gate_slept: false,
         }
     }
 
@@ -206,6 +213,7 @@ impl Seat {
         self.turn.clear();
         self.trap = None;
         self.held = false;
+        self.vouched = false;
         self.blind = None;
         self.run += 1;
         self.bursts += 1;

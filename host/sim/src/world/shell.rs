@@ -5,7 +5,7 @@ use crate::coverage::{Counter, Rule};
 use crate::fault::{DiskMode, EffectKind};
 use crate::trace_of;
 use staffetta_core::{
-    Answerer, Durable, Effect, Event, Intent, Mono, Note, PersistId, Role, Why,
+    Answerer, Durable, Effect, Event, Intent, Mono, Note, Order, PersistId, Role, Why,
 };
 
 pub(crate) fn kind(effect: &Effect) -> EffectKind {
@@ -38,15 +38,9 @@ impl World<'_> {
             Effect::Persist(id, record) => self.persist(at, id, record),
             Effect::Claim { epoch, until } => {
                 self.say(at, || format!("claims {epoch}"));
-                self.seats[at].shadow.reign = None;
-                self.new_reign(at, epoch);
-                self.lease_is_granted(at, until);
                 self.claim(at, until);
             }
-            Effect::Renew { until } => {
-                self.lease_is_granted(at, until);
-                self.renew(at, until);
-            }
+            Effect::Renew { until } => self.renew(at, until),
             Effect::Release => self.release(at),
             Effect::Consult(id, request) => self.consult(at, id, request),
             Effect::Announce => {
@@ -60,8 +54,11 @@ impl World<'_> {
             Effect::Exit => self.exit(at),
             Effect::OrderDone(result) => {
                 self.say(at, || format!("order: {result:?}"));
-                if result.is_err() {
-                    self.coverage.saw(Counter::Refusal);
+                self.seats[at].vouched = false;
+                match result {
+                    Ok(Order::StartAlone) => self.coverage.saw(Counter::StartAlone),
+                    Ok(_) => {}
+                    Err(_) => self.coverage.saw(Counter::Refusal),
                 }
             }
             Effect::Note(note) => self.note(at, &note),
@@ -107,6 +104,7 @@ impl World<'_> {
             late = self.dice.roll(self.pair.lifetime_slack.0.saturating_sub(MS));
         }
         self.seats[at].gate_until = self.now + u64::try_from(left).unwrap_or(0) + late;
+        self.seats[at].gate_slept = false;
         self.gate_watch(at);
     }
 
@@ -127,7 +125,8 @@ impl World<'_> {
 
     fn release(&mut self, at: usize) {
         let life = self.seats[at].life;
-        match self.seats[at].ills.release_ms {
+        let slept = self.seats[at].gate_slept;
+        match self.seats[at].ills.release_ms.filter(|_| !slept) {
             None => {
                 self.close(at);
                 self.seats[at].turn.push_back(Event::Released);
@@ -139,7 +138,6 @@ impl World<'_> {
             }
         }
         self.say(at, || "lets the addresses go".into());
-        self.seats[at].shadow.reign = None;
     }
 
     pub(crate) fn released(&mut self, at: usize, life: u64) {
@@ -219,7 +217,6 @@ impl World<'_> {
         });
         match note {
             Note::Role { from, to, why, .. } => self.role_changed(at, *from, *to, *why),
-            Note::Epoch(epoch) => self.new_reign(at, *epoch),
             Note::Stall(late) => {
                 self.coverage.saw(Counter::Stall);
                 if *late > self.lease() {
@@ -242,7 +239,7 @@ impl World<'_> {
                 }
             }
             Note::Refused(..) => self.coverage.saw(Counter::VerdictRefused),
-            Note::PeerBoot(_) | Note::Alarm(..) => {}
+            Note::Epoch(_) | Note::PeerBoot(_) | Note::Alarm(..) => {}
         }
     }
 
