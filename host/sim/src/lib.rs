@@ -12,9 +12,12 @@ mod invariant;
 mod plan;
 mod policies;
 mod run;
+pub mod scenario;
 mod shrink;
 mod trace;
 mod trace_of;
+#[cfg(feature = "wasm")]
+mod wasm;
 mod world;
 
 pub use coverage::{Coverage, Rule};
@@ -27,4 +30,6 @@ pub use policies::Native;
 pub use policies::Policies;
 pub use run::{Tally, percentile, quietly, run, run_twice};
 pub use shrink::shrink;
+#[cfg(feature = "wasm")]
+pub use wasm::{ComponentError, Components};
 pub use world::Outcome;

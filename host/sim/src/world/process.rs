@@ -7,7 +7,7 @@ use crate::coverage::{Counter, Rule};
 use crate::fault::Point;
 use crate::invariant::Step;
 use crate::trace_of;
-use staffetta_core::{Boot, Claim, Durable, Effect, Event, Mono, Node, Note, PersistId};
+use staffetta_core::{Boot, Durable, Effect, Event, Mono, Node, Note, PersistId};
 
 /// How late the loop wakes at most for a timer.
 const WAKE_LATE_NS: u64 = 300_000;
@@ -148,12 +148,7 @@ impl World<'_> {
         self.trace.mix(self.now << 1 | at as u64);
         trace_of::event(&mut self.trace, &event);
         match &event {
-            Event::Heard(beat) => {
-                seat.shadow.heard(beat, &timing, now);
-                if matches!(beat.claim, Claim::Primary(_)) {
-                    seat.blind = None;
-                }
-            }
+            Event::Heard(beat) => seat.shadow.heard(beat, &timing, now),
             Event::Consulted(id, reply) => seat.shadow.told(*id, reply, &timing),
             Event::Answered(..)
             | Event::Tick
@@ -235,7 +230,7 @@ impl World<'_> {
 
     /// The process dies; the kernel keeps gate and addresses until its timers end them.
     pub(crate) fn kill(&mut self, at: usize) {
-        if self.seats[at].node.is_none() {
+        if self.seats[at].node.is_none() || self.seats[at].power != Power::On {
             return;
         }
         self.say(at, || "process killed".into());
@@ -269,7 +264,11 @@ impl World<'_> {
     pub(crate) fn power_cut(&mut self, at: usize) {
         self.say(at, || "power cut".into());
         self.crash_writes(at, false);
+        let now = self.now;
         let seat = &mut self.seats[at];
+        if seat.power != Power::Off && seat.clock.is_stopped() {
+            seat.clock.go_on(now);
+        }
         seat.forget_process();
         seat.power = Power::Off;
         seat.gate_until = self.now;
@@ -326,7 +325,7 @@ impl World<'_> {
             seat.power = Power::On;
             seat.gate_until = real + gate_left;
             seat.gate_slept = gate_left > 0;
-            if seat.blind.is_some() {
+            if seat.clock.is_stopped() {
                 seat.clock.go_on(real);
                 seat.blind = Some(real);
             }
@@ -349,6 +348,9 @@ impl World<'_> {
         self.pump(at);
         while self.seats[at].awake() && self.seats[at].life == life {
             let Some(event) = self.seats[at].waiting.pop_front() else { break };
+            if event == Event::Released && !self.seats[at].held {
+                self.close(at);
+            }
             self.feed(at, event);
             if self.rules.broken.is_some() {
                 return;

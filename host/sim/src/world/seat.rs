@@ -46,6 +46,10 @@ impl Clock {
         *self = Clock { real: now, local: self.local(now).0, stopped: true, ..*self };
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     pub(crate) fn go_on(&mut self, now: Ns) {
         *self = Clock { real: now, stopped: false, ..*self };
     }

@@ -158,6 +158,7 @@ impl World<'_> {
     pub(crate) fn close(&mut self, at: usize) {
         let was = self.seats[at].answers_at(self.now);
         self.seats[at].held = false;
+        self.seats[at].blind = None;
         self.seats[at].gate_until = self.seats[at].gate_until.min(self.now);
         if was {
             self.answers_changed();
