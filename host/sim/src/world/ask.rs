@@ -45,7 +45,8 @@ impl World<'_> {
                 return;
             }
             Some(PolicyMode::Late) => {
-                when = self.real_of(at, ask.deadline) + MS + self.dice.roll(200 * MS);
+                // The effect may have waited for longer than that.
+                when = self.real_of(at, ask.deadline).max(self.now) + MS + self.dice.roll(200 * MS);
                 verdict
             }
             Some(PolicyMode::Holds) => Some(Verdict { intent: Intent::Hold, recheck: None }),
