@@ -1,5 +1,6 @@
 //! The guarantee in force, and why: each level is one predicate.
 
+use crate::register::Standing;
 use crate::state::Role;
 
 /// What a cut may cost right now (DESIGN §3).
@@ -51,6 +52,10 @@ pub(crate) struct Facts {
     pub peer_serves: bool,
     pub leased_by_peer: bool,
     pub links_live: u8,
+    /// Where an arbiter is configured.
+    pub arbiter: Option<Standing>,
+    /// The peer says that the arbiter answers it in time.
+    pub arbiter_at_peer: bool,
 }
 
 impl Level {
@@ -64,8 +69,21 @@ impl Level {
             () if !serves && !f.peer_serves => Level::Disarmed(Disarmed::NoPrimary),
             () if f.maintenance => Level::Disarmed(Disarmed::Maintenance),
             () if !f.heir_eligible => Level::Disarmed(Disarmed::NotEligible),
+            () if f.arbiter.is_some() => Level::arbitrated(f, serves),
             () if f.links_live < 2 => Level::EvidenceOnly,
             () => Level::Paired,
+        }
+    }
+
+    fn arbitrated(f: Facts, serves: bool) -> Level {
+        match f.arbiter {
+            None | Some(Standing::Away) => Level::Disarmed(Disarmed::ArbiterAway),
+            Some(Standing::Slow) => Level::Disarmed(Disarmed::ArbiterSlow),
+            Some(Standing::NoRegister) => Level::Disarmed(Disarmed::NoRegister),
+            Some(Standing::Ready) if serves && !f.arbiter_at_peer => {
+                Level::Disarmed(Disarmed::ArbiterAwayFromPeer)
+            }
+            Some(Standing::Ready) => Level::Arbitrated,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One node: its state, and the one function that changes it.
 
+mod arbiter;
 mod ask;
 mod hear;
 mod order;
@@ -8,6 +9,7 @@ mod speak;
 mod view;
 
 use crate::beat::{Beat, Echo, Meeting};
+use arbiter::Arbiter;
 use crate::effect::{Alarm, AskId, Durable, Effect, Note, PersistId, Question, Why};
 use crate::epoch::{Epoch, Side};
 use crate::event::{Answerer, Event, Order, Refusal};
@@ -147,6 +149,9 @@ pub struct Node {
     /// Serving without the peer's grants since then.
     parted: Option<Mono>,
     order: Option<Order>,
+    arbiter: Option<Arbiter>,
+    /// The peer has everything that was acknowledged to applications.
+    synced: bool,
     moves: Vec<Mono>,
     paired: bool,
     alarms: Vec<Alarm>,
@@ -206,6 +211,8 @@ impl Node {
             met: None,
             parted: None,
             order: None,
+            arbiter: options.arbiter.then(Arbiter::new),
+            synced: true,
             moves: Vec::new(),
             paired: false,
             alarms: Vec::new(),
@@ -278,7 +285,8 @@ impl Node {
                 self.probe.answer = answerer;
                 self.probe.at = self.now;
             }
-            Event::Consulted(..) | Event::Synced(_) => {}
+            Event::Consulted(id, reply) => self.consulted(id, reply, fx),
+            Event::Synced(synced) => self.synced = synced,
             Event::EvidenceChanged => self.review_soon(),
             Event::Fitness(fit) => {
                 if self.fit != fit {
@@ -385,6 +393,10 @@ impl Node {
         let role = self.state.role();
         if from == role {
             return;
+        }
+        if let Some(arbiter) = &mut self.arbiter {
+            // R2: an answer to what was asked in another role is nothing.
+            arbiter.void();
         }
         self.since = self.now;
         self.wants_operator = false;

@@ -3,7 +3,7 @@
 
 mod pair;
 
-use pair::{Disk, Says, World, timing};
+use pair::{Arbiter, Disk, Says, World, timing};
 use staffetta_core::{Answerer, Event, Mono, Order, Span};
 use std::path::Path;
 
@@ -29,6 +29,7 @@ fn command(world: &mut World, words: &[&str]) {
             world.lan = true;
         }
         ["lan", "off"] => world.lan = false,
+        ["arbiter", rest @ ..] => arbiter(world, rest),
         ["announced", node] => {
             world.feed(seat(node), Event::Probed(Answerer::Peer));
         }
@@ -77,6 +78,34 @@ fn command(world: &mut World, words: &[&str]) {
     }
 }
 
+/// `arbiter new` comes before the first boot; the rest changes the way to it.
+fn arbiter(world: &mut World, words: &[&str]) {
+    if words == ["new"] {
+        let delay = [Span(500_000); 2];
+        world.arbiter =
+            Some(Arbiter { register: None, delay, away: [false; 2], mute: [false; 2] });
+        return;
+    }
+    let arbiter = world.arbiter.as_mut().expect("`arbiter new` first");
+    match words {
+        ["delay", ms] => arbiter.delay = [Span::ms(ms.parse().unwrap()); 2],
+        ["delay", node, ms] => arbiter.delay[seat(node)] = Span::ms(ms.parse().unwrap()),
+        ["away"] => arbiter.away = [true; 2],
+        ["away", node] => arbiter.away[seat(node)] = true,
+        ["mute", node] => arbiter.mute[seat(node)] = true,
+        ["back"] => (arbiter.away, arbiter.mute) = ([false; 2], [false; 2]),
+        ["wipe"] => arbiter.register = None,
+        ["holds", "nothing"] => assert_eq!(arbiter.register, None),
+        ["holds", node, how] => {
+            let held = arbiter.register.expect("a register");
+            let holder = held.holder().map(|side| side as usize);
+            let ok = holder == Some(seat(node)) && held.alone == (*how == "alone");
+            assert!(ok, "register: {held:?}\n{}", world.trace);
+        }
+        other => panic!("unknown command arbiter {other:?}"),
+    }
+}
+
 fn run(script: &str) -> String {
     let mut world = World::new(timing(50, 300, 10, 20));
     for line in script.lines().filter(|line| !line.trim_start().starts_with('#')) {
@@ -100,7 +129,7 @@ fn every_scenario_has_its_trace() {
         let text = std::fs::read_to_string(file).unwrap();
         let (script, want) = text.split_once("---\n").unwrap_or((&text, ""));
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        println!("{name}");
+        
         let got = match std::panic::catch_unwind(|| run(script)) {
             Ok(got) => got,
             Err(_) => {

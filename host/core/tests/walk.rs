@@ -3,7 +3,7 @@
 
 mod pair;
 
-use pair::{Cut, Disk, Says, World, timing};
+use pair::{Arbiter, Cut, Disk, Says, World, timing};
 use staffetta_core::{Mono, Order, Span};
 
 /// xorshift64*: a seed is a history.
@@ -139,6 +139,84 @@ fn hurt(world: &mut World, at: usize) {
         _ => world.order(at, Order::Stop),
     }
 }
+
+/// Any partition at all, with an arbiter that is slow, away, deaf, forgetful: at most one gate is
+/// open (A1).
+fn arbitrated(seed: u64) -> World {
+    let mut world = World::new(timing(50, 300, 10, 20));
+    world.dice = seed.wrapping_mul(0xD6E8_FEB8_6659_FD93) | 1;
+    for _ in 0..5 {
+        world.roll(2);
+    }
+    let (delay, away, mute) = ([Span::ms(1); 2], [false; 2], [false; 2]);
+    world.arbiter = Some(Arbiter { register: None, delay, away, mute });
+    world.gate_late = Span::ms(15);
+    world.jitter = 50_000_000;
+    world.dup_ms = 900;
+    let fast = usize::try_from(world.roll(2)).unwrap();
+    world.seats[fast].ppm = 990;
+    world.seats[1 - fast].ppm = -990;
+    for i in 0..2 {
+        if world.roll(2) == 0 {
+            world.seats[i].says = Says::Random;
+        }
+    }
+    world.boot(0);
+    world.boot(1);
+    let mut now = 500;
+    for _ in 0..HOSTILE_FAULTS {
+        let at = usize::try_from(world.roll(2)).unwrap();
+        let ns = world.roll(1_000_000);
+        world.run_until(Mono(now * 1_000_000 + ns));
+        if world.seats[at].frozen {
+            world.thaw(at);
+        } else if world.seats[at].node.is_none() {
+            world.boot(at);
+        } else if world.roll(2) == 0 {
+            part(&mut world, at);
+        } else {
+            hurt(&mut world, at);
+        }
+        let scale = [60, 300, 900][usize::try_from(world.roll(3)).unwrap()];
+        now += 1 + world.roll(scale);
+    }
+    world.cut = [false, false];
+    if let Some(arbiter) = &mut world.arbiter {
+        (arbiter.delay, arbiter.away, arbiter.mute) = (delay, away, mute);
+    }
+    calm(&mut world, now);
+    world
+}
+
+fn part(world: &mut World, at: usize) {
+    let (what, on, ms) = (world.roll(8), world.roll(2) == 0, 1 + world.roll(150));
+    let arbiter = world.arbiter.as_mut().expect("an arbiter");
+    match what {
+        0 | 1 => world.cut[at] = on,
+        2 => world.cut = [on, on],
+        3 => arbiter.away[at] = on,
+        4 => arbiter.mute[at] = on,
+        5 => arbiter.delay[at] = Span::ms(ms),
+        6 => arbiter.delay = [Span::ms(1); 2],
+        _ if ms < 15 => arbiter.register = None,
+        _ => world.cut = [false, false],
+    }
+}
+
+#[test]
+fn with_an_arbiter_no_partition_opens_two_gates() {
+    let mut primaries = 0;
+    for seed in 1..=ARBITRATED_SEEDS {
+        let world = arbitrated(seed);
+        assert_eq!(world.dual, Span::ZERO, "seed {seed}\n{}", world.trace);
+        let serving = usize::from(world.serving(0)) + usize::from(world.serving(1));
+        assert_eq!(serving, 1, "seed {seed}: {serving} serve at the end\n{}", world.trace);
+        primaries += world.primaries;
+    }
+    assert!(primaries > ARBITRATED_SEEDS * 5, "only {primaries} reigns: the histories are too tame");
+}
+
+const ARBITRATED_SEEDS: u64 = 2_000;
 
 /// Everything is mended; the pair has half a minute to be whole again.
 fn calm(world: &mut World, mut now: u64) {

@@ -40,20 +40,26 @@ impl Node {
         let again = self.now >= self.ask_again;
         let free = self.promise <= self.now;
         let silent = self.silent();
+        let arbitrated = self.options.arbiter;
+        // Behind a one-way cut a peer is heard that can neither serve nor grant.
+        let unserved = silent || arbitrated && self.two_way().is_none();
+        let claimable = self.claimable();
         let armed = !self.want.maintenance && !self.peer.is_some_and(|p| p.beat.maintenance);
         let review = (self.now >= self.review).then_some(Question::Review);
         match &self.state {
             State::Joining => {
-                let over = self.now >= self.since + self.timing().parts().join_timeout;
-                (over && free && silent && armed && again).then_some(Question::Start)
+                let waited = self.now >= self.since + self.timing().parts().join_timeout;
+                let over = if self.options.arbiter { claimable } else { waited };
+                (over && free && unserved && armed && again).then_some(Question::Start)
             }
-            State::Standby => (free && silent && armed && again)
+            State::Standby => (free && unserved && claimable && armed && again)
                 .then_some(Question::PeerSilent)
                 .or(self.split_brain_due())
                 .or(review.filter(|_| !silent)),
             State::Primary(reign) => {
                 let leans = reign.peer_until > self.now && !reign.alone && reign.next.is_none();
-                (leans && silent && again && self.now >= self.alone_question(reign))
+                let deaf = silent || arbitrated;
+                (leans && deaf && again && self.now >= self.alone_question(reign))
                     .then_some(Question::GoOnAlone)
                     .or(self.split_brain_due())
                     .or(review)
@@ -72,7 +78,8 @@ impl Node {
     /// A primary whose peer fell silent asks when half of its lease is left: dense beats have had
     /// their chance by then, and decision and disk still have theirs.
     pub(super) fn alone_question(&self, reign: &Reign) -> Mono {
-        Mono(reign.peer_until.0.saturating_sub(self.timing().parts().lease.0 / 2))
+        let lead = (self.timing().parts().lease.0 / 2).max(self.arbiter_lead().0);
+        Mono(reign.peer_until.0.saturating_sub(lead))
     }
 
     /// Asked once the meeting has settled, by both nodes, in order of side.
@@ -202,7 +209,14 @@ impl Node {
     }
 
     /// Without an arbiter going alone takes a new epoch; it counts once that is durable (R7, R13).
+    /// With one it keeps the epoch and counts once the register says so.
     fn go_on_alone(&mut self) -> bool {
+        if self.options.arbiter {
+            if let State::Primary(reign) = &mut self.state {
+                reign.alone = true;
+            }
+            return true;
+        }
         let known = self.peer.map_or(self.want.highest, |peer| peer.beat.highest);
         let epoch = self.want.highest.max(known).next_of(self.options.side);
         let silent = self.silent();

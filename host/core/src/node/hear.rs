@@ -33,6 +33,7 @@ impl Node {
         let differ = beat.lease != self.timing().parts().lease || beat.slack != self.slack;
         self.alarm(Alarm::TimersDiffer, differ, fx);
         self.alarm(Alarm::HeartbeatPathCut, false, fx);
+        self.alarm(Alarm::ArbiterDiffers, beat.arbiter.is_some() != self.options.arbiter, fx);
 
         if let Some(met) = beat.met {
             self.meet(met.low, met.high, Some(met.served), fx);

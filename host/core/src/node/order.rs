@@ -108,6 +108,7 @@ impl Node {
         if !self.silent() {
             return Err(Refusal::PeerPresent);
         }
+        self.arbiter_allows_start()?;
         if self.promise > self.now {
             return Err(Refusal::Promised(self.promise.since(self.now)));
         }

@@ -3,7 +3,7 @@
 use super::Node;
 use crate::beat::{Claim, PeerRole};
 use crate::effect::{Effect, Note, PersistId, Why};
-use crate::event::Refusal;
+use crate::event::{Order, Refusal};
 use crate::state::{After, Reign, Resume, State};
 use crate::time::Span;
 use alloc::vec::Vec;
@@ -21,6 +21,7 @@ impl Node {
         self.write(fx)
             || self.grant(fx)
             || self.settle_state(fx)
+            || self.consult(fx)
             || self.ask_what_is_due(fx)
             || self.probe_vip(fx)
             || self.beat_due(fx)
@@ -56,6 +57,13 @@ impl Node {
                     return true;
                 }
                 self.give_up_if(self.now >= until, Resume::Standby, Why::Outvoted, fx)
+            }
+            State::Claiming { epoch, until, from } if self.options.arbiter => {
+                if self.promise > self.now {
+                    return self.give_up_if(true, from, Why::SilenceBroken, fx);
+                }
+                let lost = self.now >= until || self.claim_is_lost(epoch);
+                self.give_up_if(lost, from, Why::Arbiter, fx)
             }
             State::Claiming { epoch, until, from } => {
                 if !self.silent() || self.promise > self.now {
@@ -121,7 +129,11 @@ impl Node {
         };
         self.turn(back, why, fx);
         self.elect_again = self.now + self.timing().parts().lease;
-        let refusal = if why == Why::Disk { Refusal::Disk } else { Refusal::PeerPresent };
+        let refusal = match why {
+            Why::Disk => Refusal::Disk,
+            Why::Arbiter => Refusal::Arbiter,
+            _ => Refusal::PeerPresent,
+        };
         self.order_done(Err(refusal), fx);
         true
     }
@@ -239,10 +251,16 @@ impl Node {
             | State::Fenced(_)
             | State::Stopped => return,
         };
-        if !self.silent() || self.promise > self.now {
+        let arbitrated = self.options.arbiter;
+        if self.promise > self.now || !(arbitrated || self.silent()) {
+            return;
+        }
+        let by_operator = self.order == Some(Order::StartAlone);
+        if !(self.claimable() || by_operator && self.arbiter_allows_start().is_ok()) {
             return;
         }
         let known = self.peer.map_or(self.want.highest, |peer| peer.beat.highest);
+        let known = known.max(self.register().map_or(known, |held| held.epoch));
         let epoch = self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
         self.want.highest = epoch;
         self.owed = None;
@@ -271,4 +289,4 @@ impl Node {
     }
 }
 
-const TAKE_OVER: crate::event::Intent = crate::event::Intent::TakeOver;
+pub(super) const TAKE_OVER: crate::event::Intent = crate::event::Intent::TakeOver;

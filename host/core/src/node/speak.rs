@@ -5,6 +5,7 @@ use crate::beat::{Beat, Claim, Hand, Meeting, PeerRole};
 use crate::effect::Effect;
 use crate::epoch::Epoch;
 use crate::event::Answerer;
+use crate::register::Standing;
 use crate::state::{Role, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;
@@ -20,9 +21,11 @@ impl Node {
             return;
         }
         let (silent, own) = (self.silent(), self.now + self.timing().self_granted());
+        let arbitrated = self.options.arbiter;
         if let Some(reign) = self.state.reign_mut()
             && reign.alone
             && silent
+            && !arbitrated
             && own > reign.own_until
         {
             let before = reign.until();
@@ -83,7 +86,7 @@ impl Node {
             met: self.fresh_meeting(),
             eligible: self.eligible(),
             maintenance: self.want.maintenance,
-            arbiter: None,
+            arbiter: self.standing(self.now).map(|standing| standing == Standing::Ready),
         }
     }
 
@@ -190,6 +193,7 @@ impl Node {
         if let Some(met) = self.met {
             at(met.at + self.timing().parts().lease);
         }
+        self.arbiter_deadline(&mut at);
         match &self.state {
             State::Joining => {
                 at(self.elect_again);

@@ -91,7 +91,7 @@ impl Node {
             since_change: self.now.since(last),
             changes_last_hour: u16::try_from(hour).unwrap_or(u16::MAX),
             stall_max: self.stall_max,
-            arbiter: None,
+            arbiter: self.arbiter_view(self.now),
         }
     }
 
@@ -121,17 +121,19 @@ impl Node {
                     .is_some_and(|b| matches!(b.role, PeerRole::Primary | PeerRole::Draining)),
                 leased_by_peer: reign.is_some_and(|r| r.peer_until > now),
                 links_live: self.links_live,
+                arbiter: self.standing(now),
+                arbiter_at_peer: beat.is_some_and(|b| b.arbiter == Some(true)),
             }),
             peer: self.peer_view(),
             maintenance: self.want.maintenance,
-            wants_operator: self.wants_operator,
+            wants_operator: self.wants_operator || self.waits_for_register(now),
             wants_license: self.peer.is_some() && !self.may_pair(),
             formed: self.want.formed,
             fenced: matches!(self.state, State::Fenced(_)),
             alarms: self.alarms.clone(),
             stall_max: self.stall_max,
             vip: self.vip(),
-            arbiter: None,
+            arbiter: self.arbiter_view(now),
         }
     }
 }

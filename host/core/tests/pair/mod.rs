@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
 use staffetta_core::{
-    Answerer, Ask, Beat, Boot, Durable, Effect, Event, Intent, Mono, Node, Note, Options, Order,
+    Answerer, Ask, Beat, Boot, Register, Reply, Request, RequestId, Durable, Effect, Event, Intent, Mono, Node, Note, Options, Order,
     Question, Role, Side, Span, Timing, TimingParts, Verdict,
 };
 use std::collections::BTreeMap;
@@ -37,6 +37,17 @@ enum Due {
     PersistFailed { at: usize, life: u64, id: staffetta_core::PersistId },
     Answer { at: usize, life: u64, ask: Box<Ask> },
     Deliver { at: usize, life: u64, event: Event },
+    Arbiter { from: usize, life: u64, id: RequestId, request: Request },
+}
+
+/// A register outside the pair, and the way to it from each seat.
+pub(crate) struct Arbiter {
+    pub(crate) register: Option<Register>,
+    /// One way.
+    pub(crate) delay: [Span; 2],
+    pub(crate) away: [bool; 2],
+    /// The request arrives, the reply does not.
+    pub(crate) mute: [bool; 2],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +104,7 @@ pub(crate) struct World {
     pub(crate) loss: u64,
     pub(crate) fire: u64,
     pub(crate) refused: Vec<staffetta_core::Refusal>,
+    pub(crate) arbiter: Option<Arbiter>,
 }
 
 pub(crate) fn timing(beat: u64, lease: u64, delay: u64, slack: u64) -> Timing {
@@ -155,6 +167,7 @@ impl World {
             loss: 0,
             fire: 0,
             refused: Vec::new(),
+            arbiter: None,
         }
     }
 
@@ -192,7 +205,7 @@ impl World {
             side: if i == 0 { Side::A } else { Side::B },
             preferred: false,
             peer_preferred: false,
-            arbiter: false,
+            arbiter: self.arbiter.is_some(),
             timing: self.timing,
         };
         let id = seat.life * 2 + i as u64 + 1_000;
@@ -358,9 +371,12 @@ impl World {
                     Due::Deliver { at: i, life, event: Event::Released },
                 );
             }
-            Effect::Consult(id, _) => {
-                let event = Event::Consulted(id, staffetta_core::Reply::Failed);
-                self.at(self.now, Due::Deliver { at: i, life, event });
+            Effect::Consult(id, request) => {
+                let Some(arbiter) = &self.arbiter else { return };
+                if !arbiter.away[i] {
+                    let when = self.now + arbiter.delay[i];
+                    self.at(when, Due::Arbiter { from: i, life, id, request });
+                }
             }
             Effect::Announce => self.say(i, "announces again"),
             Effect::Probe => {
@@ -467,6 +483,7 @@ impl World {
                         self.feed(at, Event::PersistFailed(id));
                     }
                 }
+                Due::Arbiter { from, life, id, request } => self.arbitrate(from, life, id, request),
                 Due::Answer { at, life, ask } => self.answer(at, life, &ask),
                 Due::Deliver { at, life, event } => {
                     if self.seats[at].life == life {
@@ -479,6 +496,35 @@ impl World {
             }
         }
         self.pass_to(end);
+    }
+
+    fn arbitrate(&mut self, from: usize, life: u64, id: RequestId, request: Request) {
+        let Some(arbiter) = &mut self.arbiter else { return };
+        let mut said = None;
+        let reply = match request {
+            Request::Swap { expect, to } if arbiter.register == expect => {
+                let before = arbiter.register.map(|r| (r.epoch, r.alone));
+                if before != Some((to.epoch, to.alone)) {
+                    let how = if to.alone { "alone" } else { "paired" };
+                    said = Some(format!("register: {} {how}", to.epoch));
+                }
+                arbiter.register = Some(to);
+                Reply::Swapped
+            }
+            Request::Swap { .. } => {
+                said = Some("register: lost".into());
+                Reply::Holds(arbiter.register)
+            }
+            Request::Read => Reply::Holds(arbiter.register),
+        };
+        let (mute, when) = (arbiter.mute[from], self.now + arbiter.delay[from]);
+        if let Some(said) = said {
+            self.say(from, &said);
+        }
+        if !mute {
+            let event = Event::Consulted(id, reply);
+            self.at(when, Due::Deliver { at: from, life, event });
+        }
     }
 
     fn pass_to(&mut self, when: Mono) {
