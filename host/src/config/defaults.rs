@@ -60,8 +60,8 @@ pub const LINKS_MAX: usize = 4;
 pub const VIPS_MAX: usize = 16;
 /// References, at most.
 pub const REFERENCES_MAX: usize = 8;
-/// Service checks, at most.
-pub const CHECKS_MAX: usize = 32;
+/// Service checks, at most: as many as a node tells its peer of.
+pub const CHECKS_MAX: usize = 16;
 /// Trusted keys in one list, at most.
 pub const TRUSTED_KEYS_MAX: usize = 16;
 /// Words of an `exec` check, at most.

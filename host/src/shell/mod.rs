@@ -56,6 +56,11 @@ const _: () = assert!(
     crate::config::defaults::SLACK_NFTABLES_MS == staffetta_vip::NFTABLES_SLACK_MS
         && crate::config::defaults::SLACK_LIFETIME_MS == staffetta_vip::LIFETIME_SLACK_MS
 );
+// The peer is told of every check and every reference.
+const _: () = assert!(
+    crate::config::defaults::CHECKS_MAX <= crate::link::REPORTS_MAX
+        && crate::config::defaults::REFERENCES_MAX <= crate::link::REPORTS_MAX
+);
 /// What is left of the journal's queue may take this long at the end.
 const JOURNAL_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -194,9 +199,9 @@ fn start_policies(
     common: &Common,
 ) -> anyhow::Result<Policies> {
     let mut refused = Vec::new();
-    let failover = chain(Kind::Failover, loader, config, &common.reporter, &mut refused)?;
-    let split_brain = chain(Kind::SplitBrain, loader, config, &common.reporter, &mut refused)?;
-    let license = chain(Kind::License, loader, config, &common.reporter, &mut refused)?;
+    let failover = chain(Kind::Failover, loader, &common.reporter, &mut refused)?;
+    let split_brain = chain(Kind::SplitBrain, loader, &common.reporter, &mut refused)?;
+    let license = chain(Kind::License, loader, &common.reporter, &mut refused)?;
     let shelf = Arc::new(Mutex::new(in_force(&failover, &split_brain)));
     let judgment = Arc::new(Mutex::new(not_judged(&license)));
     let (failover_jobs, jobs) = mpsc::channel();
@@ -337,20 +342,14 @@ fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
 fn chain<S: staffetta_policy::Subject>(
     kind: Kind,
     loader: &Loader,
-    config: &Config,
     reporter: &Reporter,
     refused: &mut Vec<String>,
 ) -> anyhow::Result<Chain<S>> {
-    let section = match kind {
-        Kind::Failover => &config.policies.failover,
-        Kind::License => &config.policies.license,
-        Kind::SplitBrain => &config.policies.split_brain,
-    };
-    let built_in = loader.built_in(kind, config).with_context(|| {
+    let built_in = loader.built_in(kind).with_context(|| {
         format!("settings of the built-in {kind} policy ([policy.{kind}.settings])")
     })?;
     let mut chain = Chain::new(built_in);
-    match loader.configured(kind, section) {
+    match loader.configured(kind) {
         Ok(Some(policy)) => chain.swap(policy),
         Ok(None) => {}
         Err(error) => {

@@ -153,8 +153,8 @@ impl Told {
             service_network: seen.service_network,
             services: seen.services,
             license: super::situation::standing_number(seen.license),
-            checks: seen.checks.into_iter().take(crate::link::REPORTS_MAX).collect(),
-            targets: seen.targets.into_iter().take(crate::link::REPORTS_MAX).collect(),
+            checks: seen.checks,
+            targets: seen.targets,
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
             ..self.about.clone()
