@@ -177,8 +177,6 @@ pub struct PeerView {
 /// Why the role changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
-    /// The process started.
-    Boot,
     /// The peer's claim was granted.
     Granted,
     /// Both nodes were idle and this one is preferred.

@@ -123,7 +123,6 @@ pub struct Node {
     listening: Mono,
     /// When the last step said that it wants to run again.
     due: Mono,
-    stalled: bool,
     /// A gate that nobody confirms to be closed is closed by the kernel's own timers at the latest
     /// then.
     closed_by: Mono,
@@ -183,7 +182,6 @@ impl Node {
                 + promise(disk.promised.max(options.timing.parts().lease + boot.slack)),
             listening: boot.now,
             due: boot.now,
-            stalled: false,
             closed_by: Mono::ZERO,
             order_by: Mono::ZERO,
             stall_max: Span::ZERO,
@@ -246,8 +244,8 @@ impl Node {
     /// R15: a stall is noticed and a lease that is over is given up before any input or timer.
     fn wake(&mut self, fx: &mut Vec<Effect>) {
         let late = self.now.since(self.due);
-        if late > self.timing().stall() {
-            self.stalled = true;
+        let stalled = late > self.timing().stall();
+        if stalled {
             self.stall_max = self.stall_max.max(late);
             self.listening = self.now;
             if self.state.reign().is_none() {
@@ -256,14 +254,13 @@ impl Node {
             }
             fx.push(Effect::Note(Note::Stall(late)));
         }
-        self.expire(fx);
-        self.stalled = false;
+        self.expire(stalled, fx);
     }
 
     /// R1: no lease, no primary, in the same step.
-    fn expire(&mut self, fx: &mut Vec<Effect>) {
+    fn expire(&mut self, stalled: bool, fx: &mut Vec<Effect>) {
         if self.state.reign().is_some_and(|reign| reign.until() <= self.now) {
-            let (after, why) = if self.stalled {
+            let (after, why) = if stalled {
                 (After::Joining, Why::Stalled)
             } else {
                 (After::Standby, Why::LeaseEnded)
@@ -274,12 +271,12 @@ impl Node {
 
     fn input(&mut self, event: Event, fx: &mut Vec<Effect>) {
         match event {
-            Event::Tick => {}
             Event::Heard(beat) => self.hear(beat, fx),
             Event::Persisted(id) => self.persisted(id, fx),
             Event::PersistFailed(id) => self.persist_failed(id, fx),
-            Event::Claimed => self.claimed(true, fx),
-            Event::ClaimFailed => self.claimed(false, fx),
+            // The state follows the claim, not the kernel's word for it.
+            Event::Tick | Event::Claimed => {}
+            Event::ClaimFailed => self.claim_failed(fx),
             Event::Released => self.released(fx),
             Event::Answered(id, verdict) => self.answered(id, Some(verdict), fx),
             Event::Unanswered(id) => self.answered(id, None, fx),
@@ -329,14 +326,10 @@ impl Node {
         }
     }
 
-    fn claimed(&mut self, up: bool, fx: &mut Vec<Effect>) {
-        match self.state.reign_mut() {
-            Some(reign) if up => reign.up = true,
-            Some(_) => {
-                self.unfit_until = self.now + self.timing().parts().join_timeout;
-                self.let_go(After::Standby, Why::Kernel, fx);
-            }
-            None => {}
+    fn claim_failed(&mut self, fx: &mut Vec<Effect>) {
+        if self.state.reign().is_some() {
+            self.unfit_until = self.now + self.timing().parts().join_timeout;
+            self.let_go(After::Standby, Why::Kernel, fx);
         }
     }
 
@@ -494,6 +487,12 @@ impl Node {
 
     fn silent(&self) -> bool {
         self.silence() >= self.timing().silence()
+    }
+
+    /// Nobody is there who could serve or grant. Behind a one-way cut a peer is heard that can do
+    /// neither; with an arbiter that need not be the end.
+    fn unserved(&self) -> bool {
+        self.silent() || self.options.arbiter && self.two_way().is_none()
     }
 
     /// The peer is there, and it hears this life of this node.

@@ -82,8 +82,6 @@ pub(crate) struct Reign {
     pub alone: bool,
     /// The epoch that replaces `epoch` once durable: going alone without an arbiter, or R11.
     pub next: Option<Next>,
-    /// The kernel took the claim.
-    pub up: bool,
 }
 
 /// A new number for a running reign, being made durable.
@@ -95,7 +93,7 @@ pub(crate) struct Next {
 
 impl Reign {
     pub(crate) fn under_peer(epoch: Epoch, peer_until: Mono) -> Reign {
-        Reign { epoch, peer_until, own_until: Mono::ZERO, alone: false, next: None, up: false }
+        Reign { epoch, peer_until, own_until: Mono::ZERO, alone: false, next: None }
     }
 
     pub(crate) fn by_verdict(epoch: Epoch, own_until: Mono) -> Reign {

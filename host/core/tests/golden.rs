@@ -33,6 +33,8 @@ fn command(world: &mut World, words: &[&str]) {
         ["announced", node] => {
             world.feed(seat(node), Event::Probed(Answerer::Peer));
         }
+        ["hand", "again", "from", node] => world.hand_again(seat(node)),
+        ["release", node, ms] => world.seats[seat(node)].release_ms = ms.parse().unwrap(),
         ["delay", ms] => world.delay = Span::ms(ms.parse().unwrap()),
         ["disk", node, "fails"] => world.seats[seat(node)].disk_takes = Disk::Fails,
         ["disk", node, ms] => {

@@ -27,6 +27,9 @@ pub const POLICY_DEADLINE_MS: u64 = 40;
 /// `timing.stop_budget_ms`; never less than the lease.
 pub const STOP_BUDGET_MS: u64 = 3_000;
 
+/// `arbiter.prefix`.
+pub const ARBITER_PREFIX: &str = "/staffetta";
+
 /// `link.wan`.
 pub const LINK_WAN: bool = false;
 /// `reference.method`.
@@ -49,14 +52,16 @@ pub const SLACK_NFTABLES_MS: u64 = 20;
 /// G while only address lifetimes are to be had: the kernel counts them in whole seconds.
 pub const SLACK_LIFETIME_MS: u64 = 1_400;
 
+/// Characters of `arbiter.prefix`, at most.
+pub const ARBITER_PREFIX_CHARS_MAX: usize = 128;
 /// Links, at most.
 pub const LINKS_MAX: usize = 4;
 /// Service addresses, at most.
 pub const VIPS_MAX: usize = 16;
 /// References, at most.
 pub const REFERENCES_MAX: usize = 8;
-/// Service checks, at most.
-pub const CHECKS_MAX: usize = 32;
+/// Service checks, at most: as many as a node tells its peer of.
+pub const CHECKS_MAX: usize = 16;
 /// Trusted keys in one list, at most.
 pub const TRUSTED_KEYS_MAX: usize = 16;
 /// Words of an `exec` check, at most.

@@ -216,14 +216,16 @@ pub(super) fn encode(
         license: license.filter(|l| l.len() <= LICENSE_BYTES_MAX).map(<[u8]>::to_vec),
     };
     let mut bytes = to_vec(&wire);
-    if bytes.len() > FRAME_BYTES_MAX && wire.about.take().is_some() {
-        bytes = to_vec(&wire);
-    }
-    if bytes.len() > FRAME_BYTES_MAX {
-        wire.license = None;
+    while bytes.len() > FRAME_BYTES_MAX && leave_out(&mut wire) {
         bytes = to_vec(&wire);
     }
     bytes
+}
+
+/// Leaves out what the peer can best do without: single reports first, whose sum it is told anyway.
+fn leave_out(wire: &mut Wire) -> bool {
+    let Some(about) = &mut wire.about else { return wire.license.take().is_some() };
+    about.checks.pop().is_some() || about.targets.pop().is_some() || wire.about.take().is_some()
 }
 
 fn to_vec(wire: &Wire) -> Vec<u8> {

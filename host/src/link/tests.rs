@@ -247,6 +247,33 @@ fn frames_keep_everything() {
     assert_eq!(frame::decode(5, &bytes).unwrap().license, Some(vec![1; LICENSE_BYTES_MAX]));
 }
 
+#[test]
+fn what_does_not_fit_is_left_out_report_by_report() {
+    let name = |kind: &str, n: usize| format!("{kind}{n:-<31}");
+    let checks = (0..REPORTS_MAX).map(|n| CheckReport {
+        name: name("c", n),
+        health: Health::Failed,
+        since_ms: u32::MAX,
+        age_ms: u32::MAX,
+    });
+    let targets = (0..REPORTS_MAX).map(|n| TargetReport {
+        name: name("t", n),
+        reachable: None,
+        age_ms: u32::MAX,
+    });
+    let long = About {
+        checks: checks.collect(),
+        targets: targets.collect(),
+        macs: vec![3; 96],
+        ..about()
+    };
+    let bytes = frame::encode(&beat(5), Stamp::default(), Some(&long), None);
+    assert!(bytes.len() <= FRAME_BYTES_MAX);
+    let told = frame::decode(5, &bytes).unwrap().about.expect("the rest is told");
+    assert_eq!((told.services, told.targets.len()), (long.services, REPORTS_MAX));
+    assert_eq!(told.checks[..], long.checks[..told.checks.len()], "the first ones are told");
+}
+
 /// Frames of version 0.1.0, as they went over the wire: a later version must still read them.
 const FIXTURES: &str = include_str!("frames-0.1.0.txt");
 

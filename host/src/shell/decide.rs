@@ -154,35 +154,8 @@ impl Decider {
             let text = format!("{:?} policy gave no verdict: {}", attempt.speaker, attempt.failure);
             self.reporter.event(EventLevel::Warn, "policy-failed", text);
         }
-        let context = answer.context.as_ref();
-        let remembered = answer.verdict.as_ref().is_some_and(|v| S::memory(v).is_some());
-        self.journal.decision(DecisionRecord {
-            at_unix_ms: unix_ms_now(),
-            kind: S::KIND.name().into(),
-            question: question.into(),
-            intent,
-            reason,
-            spoke: super::publish::spoke(answer.spoke),
-            situation: json(situation),
-            settings: context.map_or_else(|| "{}".into(), |context| context.settings.clone()),
-            memory: context.and_then(|context| context.memory.clone()),
-            verdict: answer.verdict.as_ref().map_or_else(|| "null".into(), json),
-            digest: answer.digest.clone().unwrap_or_default(),
-            engine: ENGINE.into(),
-            fuel: answer.fuel,
-            cpu_us: answer.cpu_us,
-            notes: answer
-                .notes
-                .iter()
-                .map(|note| format!("{:?}: {}", note.level, note.text))
-                .collect(),
-            attempts: answer
-                .attempts
-                .iter()
-                .map(|a| format!("{:?} {}: {}", a.speaker, a.digest, a.failure))
-                .collect(),
-        });
-        if remembered {
+        self.journal.decision(decision_record(question, situation, answer, (intent, reason)));
+        if answer.verdict.as_ref().is_some_and(|verdict| S::memory(verdict).is_some()) {
             self.save_memory();
         }
     }
@@ -222,6 +195,41 @@ impl Decider {
                 self.reporter.event(EventLevel::Warn, "policy-memory", text);
             }
         }
+    }
+}
+
+/// What the journal keeps of a decision of any kind: intent and reason in words, and everything
+/// that the answer was made from.
+pub(super) fn decision_record<S: Subject + serde::Serialize>(
+    question: &str,
+    situation: &S,
+    answer: &Answer<S::Verdict>,
+    (intent, reason): (String, String),
+) -> DecisionRecord
+where
+    S::Verdict: serde::Serialize,
+{
+    let context = answer.context.as_ref();
+    let notes = answer.notes.iter().map(|note| format!("{:?}: {}", note.level, note.text));
+    let attempts =
+        answer.attempts.iter().map(|a| format!("{:?} {}: {}", a.speaker, a.digest, a.failure));
+    DecisionRecord {
+        at_unix_ms: unix_ms_now(),
+        kind: S::KIND.name().into(),
+        question: question.into(),
+        intent,
+        reason,
+        spoke: super::publish::spoke(answer.spoke),
+        situation: json(situation),
+        settings: context.map_or_else(|| "{}".into(), |context| context.settings.clone()),
+        memory: context.and_then(|context| context.memory.clone()),
+        verdict: answer.verdict.as_ref().map_or_else(|| "null".into(), json),
+        digest: answer.digest.clone().unwrap_or_default(),
+        engine: ENGINE.into(),
+        fuel: answer.fuel,
+        cpu_us: answer.cpu_us,
+        notes: notes.collect(),
+        attempts: attempts.collect(),
     }
 }
 

@@ -1,20 +1,20 @@
 //! Licensing: a thread of its own, never on the failover path. What the license policy says reaches
 //! the core as two permissions, forming a pair and planned moves; it never reaches a takeover.
 
-use super::decide::Job;
+use super::decide::{Job, decision_record};
 use super::inbox::{Mail, Outbox};
 use super::report::Reporter;
 use super::situation;
 use super::snapshot::Board;
 use crate::api::status::{LicenseState, LicenseStatus};
 use crate::evidence::Evidence;
-use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
+use crate::journal::{EventLevel, JournalHandle, unix_ms_now};
 use crate::link::LICENSE_BYTES_MAX;
 use staffetta_core::Event;
 use staffetta_policy::types::{
     Holder, LicenseOccasion, LicenseSituation, LicenseVerdict, Standing,
 };
-use staffetta_policy::{Kind, LicenseChain, Policy, Speaker};
+use staffetta_policy::{LicenseChain, Policy, Speaker};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -176,25 +176,9 @@ impl Licensing {
             warnings: verdict.warnings.clone(),
         };
         *self.judgment.lock().expect("no holder panics") = judged;
-        let context = answer.context.as_ref();
-        self.journal.decision(DecisionRecord {
-            at_unix_ms: unix_ms_now(),
-            kind: Kind::License.name().into(),
-            question: question.into(),
-            intent: if verdict.may_form { "may form" } else { "may not form" }.into(),
-            reason: verdict.reason.clone(),
-            spoke: super::publish::spoke(answer.spoke),
-            situation: serde_json::to_string(&situation).unwrap_or_default(),
-            settings: context.map_or_else(|| "{}".into(), |context| context.settings.clone()),
-            memory: context.and_then(|context| context.memory.clone()),
-            verdict: serde_json::to_string(&verdict).unwrap_or_default(),
-            digest: answer.digest.clone().unwrap_or_default(),
-            engine: concat!("staffetta ", env!("CARGO_PKG_VERSION")).into(),
-            fuel: answer.fuel,
-            cpu_us: answer.cpu_us,
-            notes: answer.notes.iter().map(|note| note.text.clone()).collect(),
-            attempts: answer.attempts.iter().map(|a| a.failure.to_string()).collect(),
-        });
+        let intent = if verdict.may_form { "may form" } else { "may not form" };
+        let said = (intent.into(), verdict.reason.clone());
+        self.journal.decision(decision_record(question, &situation, &answer, said));
         let again = verdict.recheck_s.map_or(RECHECK_MAX, |s| Duration::from_secs(s.into()));
         again.clamp(Duration::from_secs(1), RECHECK_MAX)
     }

@@ -5,11 +5,13 @@
 //! priority; licensing and the journal have threads of their own; everything else is on tokio and
 //! speaks to them over channels.
 
+mod arbitrate;
 mod beats;
 mod clock;
 mod decide;
 mod disk;
 mod inbox;
+mod level;
 mod licensing;
 mod orders;
 mod policies;
@@ -53,6 +55,11 @@ const LIFETIME_BEYOND: Duration = Duration::from_secs(3);
 const _: () = assert!(
     crate::config::defaults::SLACK_NFTABLES_MS == staffetta_vip::NFTABLES_SLACK_MS
         && crate::config::defaults::SLACK_LIFETIME_MS == staffetta_vip::LIFETIME_SLACK_MS
+);
+// The peer is told of every check and every reference.
+const _: () = assert!(
+    crate::config::defaults::CHECKS_MAX <= crate::link::REPORTS_MAX
+        && crate::config::defaults::REFERENCES_MAX <= crate::link::REPORTS_MAX
 );
 /// What is left of the journal's queue may take this long at the end.
 const JOURNAL_PATIENCE: Duration = Duration::from_millis(500);
@@ -117,7 +124,16 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let identity = Identity::load_or_create(&config.node.identity_file)?;
     let loader = Loader::new(&config, Engine::new(Limits::default())?);
     let policies = start_policies(&config, &loader, &identity, &common)?;
-    let parts = beat_parts(&config, &identity, &common, inbox, policies.failover_jobs.clone())?;
+    let arbiter = crate::arbiter::client(&config)?;
+    let lease = Duration::from_millis(config.timing.parts_ms()[1]);
+    let consult = match &arbiter {
+        Some(client) => {
+            Some(arbitrate::start(client.clone(), common.outbox.clone(), lease)?)
+        }
+        None => None,
+    };
+    let jobs = policies.failover_jobs.clone();
+    let parts = beat_parts(&config, &identity, &common, inbox, jobs, consult)?;
     let (held, about) = (parts.kernel.held_flag(), parts.about.clone());
     let ended = Arc::new(tokio::sync::Notify::new());
     let end = Arc::clone(&ended);
@@ -140,6 +156,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         memory_locked,
         started,
         refused,
+        arbiter,
     };
     let tasks = tasks::Tasks { server, reports, reporter, loader, publisher, about, held, ended };
     let result = runtime.block_on(tasks::run(tasks, &running));
@@ -182,9 +199,9 @@ fn start_policies(
     common: &Common,
 ) -> anyhow::Result<Policies> {
     let mut refused = Vec::new();
-    let failover = chain(Kind::Failover, loader, config, &common.reporter, &mut refused)?;
-    let split_brain = chain(Kind::SplitBrain, loader, config, &common.reporter, &mut refused)?;
-    let license = chain(Kind::License, loader, config, &common.reporter, &mut refused)?;
+    let failover = chain(Kind::Failover, loader, &common.reporter, &mut refused)?;
+    let split_brain = chain(Kind::SplitBrain, loader, &common.reporter, &mut refused)?;
+    let license = chain(Kind::License, loader, &common.reporter, &mut refused)?;
     let shelf = Arc::new(Mutex::new(in_force(&failover, &split_brain)));
     let judgment = Arc::new(Mutex::new(not_judged(&license)));
     let (failover_jobs, jobs) = mpsc::channel();
@@ -231,6 +248,7 @@ fn beat_parts(
     common: &Common,
     inbox: Inbox,
     jobs: Sender<Job>,
+    consult: Option<arbitrate::Requests>,
 ) -> anyhow::Result<Parts> {
     let side = if config.side_index() == 0 { Side::A } else { Side::B };
     let (file, disk) = EpochFile::open(&config.node.state_dir, side)?;
@@ -253,7 +271,7 @@ fn beat_parts(
         side,
         preferred: config.node.preferred,
         peer_preferred: config.peer.preferred,
-        arbiter: false,
+        arbiter: config.arbiter.is_some(),
         timing,
     };
     let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
@@ -265,6 +283,7 @@ fn beat_parts(
         inbox,
         persist: persister(file, common.outbox.clone(), common.reporter.clone()),
         jobs,
+        consult,
         reporter: common.reporter.clone(),
         board: common.board.clone(),
         about,
@@ -323,20 +342,14 @@ fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {
 fn chain<S: staffetta_policy::Subject>(
     kind: Kind,
     loader: &Loader,
-    config: &Config,
     reporter: &Reporter,
     refused: &mut Vec<String>,
 ) -> anyhow::Result<Chain<S>> {
-    let section = match kind {
-        Kind::Failover => &config.policies.failover,
-        Kind::License => &config.policies.license,
-        Kind::SplitBrain => &config.policies.split_brain,
-    };
-    let built_in = loader.built_in(kind, config).with_context(|| {
+    let built_in = loader.built_in(kind).with_context(|| {
         format!("settings of the built-in {kind} policy ([policy.{kind}.settings])")
     })?;
     let mut chain = Chain::new(built_in);
-    match loader.configured(kind, section) {
+    match loader.configured(kind) {
         Ok(Some(policy)) => chain.swap(policy),
         Ok(None) => {}
         Err(error) => {

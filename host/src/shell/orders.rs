@@ -142,7 +142,7 @@ async fn load(
     let path = file.clone();
     let loaded = tokio::task::spawn_blocking(move || {
         let kind = kind_of(kind);
-        let settings = settings.unwrap_or_else(|| loader.configured_settings(kind).clone());
+        let settings = settings.unwrap_or_else(|| loader.section(kind).settings.clone());
         loader.file(kind, &path, None, Some(&settings))
     })
     .await;

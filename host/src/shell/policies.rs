@@ -1,7 +1,7 @@
 //! Brings policies into force: the built-in ones always, the site's through the load gate.
 
 use crate::api::PolicyKind;
-use crate::config::{Config, PolicyConfig};
+use crate::config::{Config, PoliciesConfig, PolicyConfig};
 use staffetta_policy::{Compile, Engine, GateOptions, Kind, LoadError, Policy};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +11,8 @@ use std::sync::Arc;
 pub(crate) struct Loader {
     engine: Engine,
     compile: Compile,
-    trusted_keys: Vec<[u8; 32]>,
     license_keys: Vec<String>,
-    configured: [serde_json::Map<String, serde_json::Value>; 3],
+    configured: PoliciesConfig,
 }
 
 /// A policy file that cannot be had.
@@ -30,41 +29,34 @@ impl Loader {
         Loader {
             engine,
             compile: Compile::child(Some(config.node.state_dir.join("compiled"))),
-            trusted_keys: config.policies.trusted_keys.clone(),
             license_keys: config
                 .license
                 .trusted_keys
                 .iter()
                 .map(|key| crate::identity::hex(key))
                 .collect(),
-            configured: [
-                config.policies.failover.settings.clone(),
-                config.policies.license.settings.clone(),
-                config.policies.split_brain.settings.clone(),
-            ],
+            configured: config.policies.clone(),
         }
     }
 
-    /// The settings that the configuration has for a policy of this kind.
-    pub(crate) fn configured_settings(
-        &self,
-        kind: Kind,
-    ) -> &serde_json::Map<String, serde_json::Value> {
+    /// What the configuration says about policies of this kind.
+    pub(crate) fn section(&self, kind: Kind) -> &PolicyConfig {
         match kind {
-            Kind::Failover => &self.configured[0],
-            Kind::License => &self.configured[1],
-            Kind::SplitBrain => &self.configured[2],
+            Kind::Failover => &self.configured.failover,
+            Kind::License => &self.configured.license,
+            Kind::SplitBrain => &self.configured.split_brain,
         }
     }
 
     /// The embedded policy of a kind. It runs with the site's settings only where no site policy is
     /// configured.
-    pub(crate) fn built_in(&self, kind: Kind, config: &Config) -> Result<Arc<Policy>, LoadError> {
-        let (component, section) = match kind {
-            Kind::Failover => (staffetta_bundle::FAILOVER, &config.policies.failover),
-            Kind::License => (staffetta_bundle::LICENSE, &config.policies.license),
-            Kind::SplitBrain => (staffetta_bundle::SPLIT_BRAIN, &config.policies.split_brain),
+    pub(crate) fn built_in(&self, kind: Kind) -> Result<Arc<Policy>, LoadError> {
+        let component = match kind {
+            Kind::Failover => staffetta_bundle::FAILOVER,
+            Kind::License => staffetta_bundle::LICENSE,
+            Kind::SplitBrain => staffetta_bundle::SPLIT_BRAIN,
         };
+        let section = self.section(kind);
         let settings = if section.file.is_some() { None } else { Some(&section.settings) };
         let settings = self.settings(kind, settings);
         let options = GateOptions::default();
@@ -72,11 +64,8 @@ impl Loader {
     }
 
     /// The policy that the configuration names, if it names one.
-    pub(crate) fn configured(
-        &self,
-        kind: Kind,
-        section: &PolicyConfig,
-    ) -> Result<Option<Arc<Policy>>, PolicyFileError> {
+    pub(crate) fn configured(&self, kind: Kind) -> Result<Option<Arc<Policy>>, PolicyFileError> {
+        let section = self.section(kind);
         let Some(path) = &section.file else { return Ok(None) };
         let pin = section.pin.map(|pin| format!("sha256:{}", crate::identity::hex(&pin)));
         self.file(kind, path, pin, Some(&section.settings)).map(Some)
@@ -96,7 +85,7 @@ impl Loader {
         signature.push(".sig");
         let options = GateOptions {
             pin,
-            trusted_keys: self.trusted_keys.clone(),
+            trusted_keys: self.configured.trusted_keys.clone(),
             signature: std::fs::read(PathBuf::from(signature)).ok(),
         };
         let settings = self.settings(kind, settings);

@@ -59,43 +59,25 @@ pub(crate) async fn write_down(
     outbox: Outbox,
 ) {
     while let Some(report) = reports.recv().await {
-        if let Report::Minutes(minutes) = &report {
-            for (link, minute) in links.iter().zip(minutes) {
-                journal.link_minute(LinkMinute {
-                    at_unix_ms: unix_ms_now() - 60_000,
-                    link: link.clone(),
-                    sent: minute.sent,
-                    received: minute.received,
-                    loss_permille: minute.loss_permille,
-                    rtt_us_p50: minute.rtt_us_p50,
-                    rtt_us_max: minute.rtt_us_max,
-                });
+        let event = match report {
+            Report::Minutes(minutes) => {
+                write_minutes(&journal, &links, &minutes);
+                continue;
             }
-            continue;
-        }
-        if let Report::KernelEvent(event) = &report {
-            let changed = match event {
-                KernelEvent::LinkDown { interface } => evidence.interface(interface, false),
-                KernelEvent::LinkUp { interface } => evidence.interface(interface, true),
-                KernelEvent::RulesetFlushed
-                | KernelEvent::AddressLost { .. }
-                | KernelEvent::ProbeAnswer { .. }
-                | KernelEvent::Conflict { .. } => false,
-            };
-            if changed {
-                outbox.event(Event::EvidenceChanged);
+            Report::Event(event) => event,
+            Report::Note(note) => {
+                write_transition(&journal, &note);
+                note_event(note)
             }
-        }
-        if let Report::Note(Note::Role { from, to, epoch, why }) = &report {
-            journal.transition(TransitionRecord {
-                at_unix_ms: unix_ms_now(),
-                epoch: epoch.0,
-                from: role(*from).into(),
-                to: role(*to).into(),
-                why: why_text(why),
-            });
-        }
-        let event = event_of(report);
+            Report::Kernel(text) => EventRecord::now(EventLevel::Error, "kernel-refused", text),
+            Report::GateClass(class) => gate_event(class),
+            Report::KernelEvent(event) => {
+                if interface_changed(&evidence, &event) {
+                    outbox.event(Event::EvidenceChanged);
+                }
+                kernel_event(event)
+            }
+        };
         let fields = serde_json::Value::Object(event.fields.clone());
         match event.level {
             EventLevel::Info => tracing::info!(name = event.name, %fields, "{}", event.text),
@@ -108,49 +90,86 @@ pub(crate) async fn write_down(
     }
 }
 
-fn event_of(report: Report) -> EventRecord {
-    use EventLevel::{Error, Info, Warn};
-    match report {
-        Report::Event(event) => event,
-        Report::Minutes(_) => EventRecord::now(Info, "link-minute", "measured"),
-        Report::Note(note) => note_event(note),
-        Report::Kernel(text) => EventRecord::now(Error, "kernel-refused", text),
-        Report::GateClass(GateClass::Nftables) => {
-            EventRecord::now(Info, "gate", "the nftables gate is in force")
+fn write_minutes(journal: &JournalHandle, links: &[String], minutes: &[crate::link::Minute]) {
+    for (link, minute) in links.iter().zip(minutes) {
+        journal.link_minute(LinkMinute {
+            at_unix_ms: unix_ms_now() - 60_000,
+            link: link.clone(),
+            sent: minute.sent,
+            received: minute.received,
+            loss_permille: minute.loss_permille,
+            rtt_us_p50: minute.rtt_us_p50,
+            rtt_us_max: minute.rtt_us_max,
+        });
+    }
+}
+
+fn write_transition(journal: &JournalHandle, note: &Note) {
+    if let Note::Role { from, to, epoch, why } = note {
+        journal.transition(TransitionRecord {
+            at_unix_ms: unix_ms_now(),
+            epoch: epoch.0,
+            from: role(*from).into(),
+            to: role(*to).into(),
+            why: why_text(why),
+        });
+    }
+}
+
+/// Policies see the interfaces of the service network; true when that changed.
+fn interface_changed(evidence: &Evidence, event: &KernelEvent) -> bool {
+    match event {
+        KernelEvent::LinkDown { interface } => evidence.interface(interface, false),
+        KernelEvent::LinkUp { interface } => evidence.interface(interface, true),
+        KernelEvent::RulesetFlushed
+        | KernelEvent::AddressLost { .. }
+        | KernelEvent::ProbeAnswer { .. }
+        | KernelEvent::Conflict { .. } => false,
+    }
+}
+
+fn gate_event(class: GateClass) -> EventRecord {
+    match class {
+        GateClass::Nftables => {
+            EventRecord::now(EventLevel::Info, "gate", "the nftables gate is in force")
         }
-        Report::GateClass(GateClass::Lifetime) => EventRecord::now(
-            Warn,
+        GateClass::Lifetime => EventRecord::now(
+            EventLevel::Warn,
             "gate",
             "only address lifetimes gate the VIP: slack is 1400 ms until the rules are back",
         ),
-        Report::KernelEvent(event) => match event {
-            KernelEvent::RulesetFlushed => EventRecord::now(
-                Warn,
-                "ruleset-flushed",
-                "somebody flushed the nftables rules; ours were put back at once",
-            ),
-            KernelEvent::AddressLost { vip } => EventRecord::now(
-                Warn,
-                "address-lost",
-                format!("somebody removed {vip}; it was put back and announced"),
-            ),
-            KernelEvent::LinkDown { interface } => {
-                EventRecord::now(Error, "link-down", format!("{interface} is down"))
-            }
-            KernelEvent::LinkUp { interface } => {
-                EventRecord::now(Info, "link-up", format!("{interface} is up"))
-            }
-            KernelEvent::ProbeAnswer { vip, mac, .. } => EventRecord::now(
-                Warn,
-                "vip-stranger",
-                format!("{} answers on {vip}: neither node has that address", hex(&mac)),
-            ),
-            KernelEvent::Conflict { vip, mac, .. } => EventRecord::now(
-                Warn,
-                "vip-conflict",
-                format!("{} claims {vip} while this node serves; announced again", hex(&mac)),
-            ),
-        },
+    }
+}
+
+fn kernel_event(event: KernelEvent) -> EventRecord {
+    use EventLevel::{Error, Info, Warn};
+    match event {
+        KernelEvent::RulesetFlushed => EventRecord::now(
+            Warn,
+            "ruleset-flushed",
+            "somebody flushed the nftables rules; ours were put back at once",
+        ),
+        KernelEvent::AddressLost { vip } => EventRecord::now(
+            Warn,
+            "address-lost",
+            format!("somebody removed {vip}; it was put back and announced"),
+        ),
+        KernelEvent::LinkDown { interface } => {
+            EventRecord::now(Error, "link-down", format!("{interface} is down"))
+        }
+        KernelEvent::LinkUp { interface } => {
+            EventRecord::now(Info, "link-up", format!("{interface} is up"))
+        }
+        KernelEvent::ProbeAnswer { vip, mac, .. } => EventRecord::now(
+            Warn,
+            "vip-stranger",
+            format!("{} answers on {vip}: neither node has that address", hex(&mac)),
+        ),
+        KernelEvent::Conflict { vip, mac, .. } => EventRecord::now(
+            Warn,
+            "vip-conflict",
+            format!("{} claims {vip} while this node serves; announced again", hex(&mac)),
+        ),
     }
 }
 
@@ -261,7 +280,6 @@ pub(crate) fn role(role: Role) -> &'static str {
 
 fn why_text(why: &Why) -> String {
     match why {
-        Why::Boot => "started".into(),
         Why::Granted => "the peer's claim was granted".into(),
         Why::Elected => "no node serves, and this one is preferred".into(),
         Why::Won => "the peer granted the claim".into(),

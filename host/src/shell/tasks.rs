@@ -7,6 +7,7 @@ use super::publish::{Publisher, digests};
 use super::report::{Reporter, write_down};
 use super::snapshot::Snapshot;
 use super::{Running, orders};
+use crate::api::status::{Level, LevelStatus};
 use crate::api::{Control, Server};
 use crate::evidence::{run_checks, run_references};
 use crate::journal::EventLevel;
@@ -75,6 +76,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut told = Told { at: std::time::Instant::now(), about, health: None };
     let mut stopping: Option<tokio::time::Instant> = None;
+    let mut level = None;
     loop {
         let abandon = async {
             match stopping {
@@ -96,14 +98,29 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
             () = publisher.board.changed() => {}
         }
         if let Some(snapshot) = publisher.board.newest() {
+            let status = publisher.status(&snapshot);
+            journal_level(&mut level, &status.level, &reporter);
             // Nobody may be looking at the status.
-            let _ = ends.status.send(Arc::new(publisher.status(&snapshot)));
+            let _ = ends.status.send(Arc::new(status));
             told.tell(&publisher, running, &snapshot);
         }
     }
     down.notify_one();
     api.await??;
     Ok(())
+}
+
+/// Every change of the guarantee in force goes to the journal, with its reason.
+fn journal_level(last: &mut Option<LevelStatus>, now: &LevelStatus, reporter: &Reporter) {
+    if last.as_ref() == Some(now) {
+        return;
+    }
+    let matters = match now.name {
+        Level::Arbitrated | Level::Paired => EventLevel::Info,
+        Level::EvidenceOnly | Level::Alone | Level::TakeoverDisarmed => EventLevel::Warn,
+    };
+    reporter.event(matters, "level", format!("guarantee in force: {}; {}", now.name, now.why));
+    *last = Some(now.clone());
 }
 
 fn stop_beats(
@@ -136,8 +153,8 @@ impl Told {
             service_network: seen.service_network,
             services: seen.services,
             license: super::situation::standing_number(seen.license),
-            checks: seen.checks.into_iter().take(crate::link::REPORTS_MAX).collect(),
-            targets: seen.targets.into_iter().take(crate::link::REPORTS_MAX).collect(),
+            checks: seen.checks,
+            targets: seen.targets,
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
             ..self.about.clone()

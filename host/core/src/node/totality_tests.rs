@@ -71,7 +71,7 @@ fn event_name(event: &Event) -> String {
 
 fn states() -> Vec<State> {
     let later = NOW + Span::ms(200);
-    let reign = Reign { up: true, ..Reign::under_peer(MINE, later) };
+    let reign = Reign::under_peer(MINE, later);
     vec![
         State::Joining,
         State::Standby,

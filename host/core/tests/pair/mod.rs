@@ -86,6 +86,8 @@ pub(crate) struct World {
     pub(crate) seats: [Seat; 2],
     /// `cut[from]`: frames from that seat are lost.
     pub(crate) cut: [bool; 2],
+    /// The newest hand that a seat sent, kept to be delivered again.
+    hands: [Option<Beat>; 2],
     /// The nodes see each other on the service network.
     pub(crate) lan: bool,
     pub(crate) gate_late: Span,
@@ -149,6 +151,7 @@ impl World {
             seq: 0,
             seats: [seat(), seat()],
             cut: [false, false],
+            hands: [None, None],
             lan: true,
             gate_late: GATE_LATE,
             delay: Span(200_000),
@@ -262,6 +265,13 @@ impl World {
         self.feed(i, Event::Tick);
     }
 
+    /// The network delivers the newest hand that `from` sent, whatever became of it before.
+    pub(crate) fn hand_again(&mut self, from: usize) {
+        let beat = self.hands[from].expect("that node never sent a hand");
+        self.say(1 - from, "hears an old hand");
+        self.feed(1 - from, Event::Heard(beat));
+    }
+
     pub(crate) fn order(&mut self, i: usize, order: Order) {
         self.seats[i].ordered += 1;
         self.feed(i, Event::Order(order));
@@ -317,6 +327,9 @@ impl World {
     fn carry_out(&mut self, i: usize, life: u64, effect: Effect) {
         match effect {
             Effect::Send(beat) => {
+                if beat.hand.is_some() {
+                    self.hands[i] = Some(beat);
+                }
                 if !self.cut[i] && (self.loss == 0 || self.roll(1000) >= self.loss) {
                     let j = if self.jitter > 0 { self.roll(self.jitter) } else { 0 };
                     self.at(self.now + self.delay + Span(j), Due::Frame { to: 1 - i, beat });

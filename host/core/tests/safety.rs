@@ -1,0 +1,413 @@
+//! One core alone, driven by hand: each test holds one line of the core that no history of a pair
+//! isolates, because another line would catch what the first one let through. Taking the named line
+//! out makes its test fail.
+
+use staffetta_core::{
+    AskId, Beat, Boot, Claim, Durable, Echo, Effect, Epoch, Event, Hand, Intent, Mono, Node, Note,
+    Options, Order, PeerRole, PersistId, Question, Role, Side, Span, Timing, TimingParts, Verdict,
+};
+
+const ME: u64 = 1;
+const PEER: u64 = 2;
+const BEAT_MS: u64 = 50;
+const LEASE: Span = Span::ms(300);
+const SLACK: Span = Span::ms(20);
+
+/// A node of side A (even epochs), its clock, and a disk that writes when told to.
+struct One {
+    node: Node,
+    now: Mono,
+    done: Vec<Effect>,
+    writing: Option<PersistId>,
+    /// The newest beat of the node, and of its peer.
+    said: Option<Beat>,
+    heard: u64,
+}
+
+fn timing() -> Timing {
+    Timing::new(TimingParts {
+        beat: Span::ms(BEAT_MS),
+        lease: LEASE,
+        delay: Span::ms(10),
+        slack: SLACK,
+        policy_deadline: Span::ms(40),
+        join_timeout: Span::ms(10_000),
+        stop_budget: Span::ms(3_000),
+    })
+    .unwrap()
+}
+
+fn formed(highest: u64) -> Durable {
+    Durable { highest: Epoch(highest), promised: LEASE + SLACK, formed: true, ..Durable::default() }
+}
+
+impl One {
+    fn boots(disk: Durable) -> One {
+        let now = Mono(1_000_000_000);
+        let options = Options {
+            side: Side::A,
+            preferred: false,
+            peer_preferred: false,
+            timing: timing(),
+            arbiter: false,
+        };
+        let node = Node::new(options, Boot { id: ME, now, disk, slack: SLACK });
+        let mut one = One { node, now, done: Vec::new(), writing: None, said: None, heard: 0 };
+        one.step(Event::License { may_form: true, may_plan: true });
+        one.step(Event::Links(2));
+        one
+    }
+
+    /// Follows a primary of epoch 11.
+    fn standby(disk: Durable) -> One {
+        let mut one = One::boots(disk);
+        one.run(10);
+        one.hears(|beat| reigns(beat, 11));
+        one.written();
+        assert_eq!(one.role(), Role::Standby);
+        one
+    }
+
+    /// Serves epoch 12 under the peer's grant.
+    fn primary() -> One {
+        let mut one = One::boots(formed(10));
+        one.run(200);
+        one.hears(|beat| beat.role = PeerRole::Joining);
+        one.written();
+        one.hears(|beat| grants(beat, 12));
+        assert_eq!(one.role(), Role::Primary, "{:?}", one.done);
+        one
+    }
+
+    fn step(&mut self, event: Event) {
+        for effect in self.node.step(self.now, event) {
+            match &effect {
+                Effect::Persist(id, _) => self.writing = Some(*id),
+                Effect::Send(beat) => self.said = Some(*beat),
+                Effect::Release => self.done.push(Effect::Release),
+                _ => self.done.push(effect),
+            }
+        }
+    }
+
+    /// Time passes; every deadline of the node is met.
+    fn run(&mut self, ms: u64) {
+        let end = self.now + Span::ms(ms);
+        while let Some(due) = self.node.deadline().filter(|due| *due < end) {
+            self.now = self.now.max(due) + Span(1_000);
+            self.step(Event::Tick);
+        }
+        self.now = self.now.max(end);
+        self.step(Event::Tick);
+    }
+
+    /// The next beat of the peer: idle, but for what `change` makes of it.
+    fn hears(&mut self, change: impl FnOnce(&mut Beat)) {
+        self.heard += 1;
+        let said = self.said.map_or(0, |beat| beat.n);
+        let mut beat = Beat {
+            boot: PEER,
+            n: self.heard,
+            role: PeerRole::Standby,
+            claim: Claim::None,
+            highest: Epoch::NONE,
+            lease: LEASE,
+            slack: SLACK,
+            echo: Some(Echo { boot: ME, n: said, granted: Epoch::NONE }),
+            hand: None,
+            reserve: Epoch::NONE,
+            reserved: Epoch::NONE,
+            met: None,
+            eligible: true,
+            maintenance: false,
+            arbiter: None,
+        };
+        change(&mut beat);
+        self.step(Event::Heard(beat));
+    }
+
+    /// A hand of the peer, right in everything but what `change` makes of it.
+    fn handed(&mut self, change: impl FnOnce(&mut Hand)) {
+        let n = self.said.map_or(0, |beat| beat.n);
+        let mut hand = Hand { epoch: Epoch(14), boot: ME, n };
+        change(&mut hand);
+        self.hears(|beat| {
+            beat.role = PeerRole::Draining;
+            beat.hand = Some(hand);
+        });
+    }
+
+    /// The disk takes whatever it was given.
+    fn written(&mut self) {
+        while let Some(id) = self.writing.take() {
+            self.step(Event::Persisted(id));
+        }
+    }
+
+    fn role(&self) -> Role {
+        self.node.view(self.now).role
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.node.view(self.now).epoch
+    }
+
+    /// What was done since the last look.
+    fn look(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// Runs until the node asks.
+    fn asks(&mut self) -> (AskId, Question) {
+        for _ in 0..2_000 {
+            let asked = self.look().into_iter().rev().find_map(|effect| match effect {
+                Effect::Ask(ask) => Some((ask.id, ask.question)),
+                _ => None,
+            });
+            if let Some(asked) = asked {
+                return asked;
+            }
+            self.run(1);
+        }
+        panic!("the node asked nothing")
+    }
+
+    fn answers(&mut self, id: AskId, intent: Intent) {
+        self.step(Event::Answered(id, Verdict { intent, recheck: None }));
+    }
+}
+
+fn reigns(beat: &mut Beat, epoch: u64) {
+    beat.role = PeerRole::Primary;
+    beat.claim = Claim::Primary(Epoch(epoch));
+    beat.highest = Epoch(epoch);
+}
+
+fn grants(beat: &mut Beat, epoch: u64) {
+    beat.highest = Epoch(epoch);
+    if let Some(echo) = &mut beat.echo {
+        echo.granted = Epoch(epoch);
+    }
+}
+
+fn moved(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Note(Note::Role { .. })))
+}
+
+/// A hand that must change nothing: no role, no record, whatever the disk does.
+fn refused(change: impl FnOnce(&mut Hand)) {
+    let mut one = One::standby(formed(10));
+    one.run(20);
+    one.look();
+    one.handed(change);
+    assert_eq!(one.writing, None, "the refused hand reached the disk");
+    one.written();
+    assert!(!moved(&one.look()), "the refused hand moved the node");
+    assert_eq!(one.role(), Role::Standby);
+}
+
+/// The measure of the refusals below: the same hand with nothing wrong is taken.
+#[test]
+fn a_hand_is_taken() {
+    let mut one = One::standby(formed(10));
+    one.run(20);
+    one.handed(|_| {});
+    assert_eq!(one.role(), Role::Candidate);
+    one.written();
+    assert_eq!((one.role(), one.epoch()), (Role::Primary, Epoch(14)));
+}
+
+/// `hear_hand`: the boot id. The numbers of two lives are alike; the lease of one is nothing to the
+/// other.
+#[test]
+fn a_hand_for_another_life_is_nothing() {
+    refused(|hand| hand.boot = ME + 1);
+}
+
+/// `hear_hand`: the parity. The peer hands over epochs of ours only.
+#[test]
+fn a_hand_of_the_senders_own_parity_is_nothing() {
+    refused(|hand| hand.epoch = Epoch(15));
+}
+
+/// `hear_hand`: the epoch. Duplicates die by it.
+#[test]
+fn a_hand_of_an_epoch_that_is_known_is_nothing() {
+    refused(|hand| hand.epoch = Epoch(10));
+}
+
+/// `hear_hand`: the expiry. The lease counts from the sending of the beat that the hand names.
+#[test]
+fn a_hand_that_expired_is_nothing() {
+    let mut one = One::standby(formed(10));
+    one.run(20);
+    let old = one.said.unwrap().n;
+    for _ in 0..4 {
+        one.run(80);
+        one.hears(|beat| reigns(beat, 11));
+    }
+    one.look();
+    one.handed(|hand| hand.n = old);
+    assert_eq!(one.writing, None, "the late hand reached the disk");
+    one.written();
+    assert!(!moved(&one.look()), "the late hand moved the node");
+    // A beat that was never sent is no better than a forgotten one.
+    one.handed(|hand| hand.n += 100);
+    assert!(!moved(&one.look()));
+    // While the hand for a fresh beat is taken.
+    one.handed(|_| {});
+    assert_eq!(one.role(), Role::Candidate);
+}
+
+/// `settle_reign`: the silence that the verdict rested on is over once the epoch is durable.
+#[test]
+fn a_broken_silence_takes_the_lease_alone_back() {
+    let mut one = One::primary();
+    let (id, question) = one.asks();
+    assert_eq!(question, Question::GoOnAlone);
+    one.answers(id, Intent::GoOnAlone);
+    assert!(one.writing.is_some(), "going alone needs an epoch");
+    one.hears(|beat| beat.highest = Epoch(12));
+    one.look();
+    one.written();
+    let renewed = one.look().iter().any(|effect| matches!(effect, Effect::Renew { .. }));
+    assert!(!renewed, "a lease alone beside a peer that is heard");
+    one.run(200);
+    assert_ne!(one.role(), Role::Primary, "the peer's lease is over");
+}
+
+/// The measure of the test above: with the silence unbroken the lease is taken.
+#[test]
+fn a_lasting_silence_gives_the_lease_alone() {
+    let mut one = One::primary();
+    let (id, _) = one.asks();
+    one.answers(id, Intent::GoOnAlone);
+    one.written();
+    assert!(one.look().iter().any(|effect| matches!(effect, Effect::Renew { .. })));
+    one.run(1_000);
+    assert_eq!((one.role(), one.epoch()), (Role::Primary, Epoch(14)));
+}
+
+/// R11, `hear_highest`: below the peer's highest epoch a primary is refused for ever, so it moves
+/// above it, durable first.
+#[test]
+fn a_primary_moves_above_the_highest_epoch_of_its_peer() {
+    let mut one = One::primary();
+    one.run(20);
+    one.hears(|beat| {
+        grants(beat, 12);
+        beat.highest = Epoch(17);
+    });
+    let claimed = |one: &One| one.said.map(|beat| beat.claim);
+    assert_eq!(claimed(&one), Some(Claim::Primary(Epoch(12))), "not durable yet");
+    one.written();
+    assert_eq!(claimed(&one), Some(Claim::Primary(Epoch(18))));
+    assert_eq!((one.role(), one.epoch()), (Role::Primary, Epoch(18)));
+}
+
+/// `answered`: an answer counts for its own question only.
+#[test]
+fn a_late_answer_is_no_answer_to_the_next_question() {
+    let mut one = One::standby(formed(10));
+    let (late, question) = one.asks();
+    assert_eq!(question, Question::PeerSilent);
+    // The deadline passes; the question is put again.
+    let (id, question) = one.asks();
+    assert!(id != late && question == Question::PeerSilent);
+    one.answers(late, Intent::TakeOver);
+    assert_eq!(one.role(), Role::Standby);
+    one.answers(id, Intent::TakeOver);
+    assert_eq!(one.role(), Role::Candidate);
+}
+
+/// A standby of epoch 11 that made epoch 16 durable for a handover which never came.
+fn reserved() -> One {
+    let mut one = One::standby(formed(10));
+    one.run(20);
+    one.hears(|beat| {
+        reigns(beat, 11);
+        beat.reserve = Epoch(16);
+    });
+    one.written();
+    assert_eq!(one.said.unwrap().reserved, Epoch(16));
+    assert_eq!(one.epoch(), Epoch(11));
+    one
+}
+
+/// `elect`: the epoch that the peer may have handed over is taken.
+#[test]
+fn an_election_numbers_above_what_was_reserved() {
+    let mut one = reserved();
+    one.run(20);
+    one.hears(|beat| {
+        beat.role = PeerRole::Joining;
+        beat.highest = Epoch(11);
+    });
+    assert_eq!((one.role(), one.epoch()), (Role::Candidate, Epoch(18)));
+}
+
+/// `claim_alone`: the same for a claim by verdict.
+#[test]
+fn a_claim_alone_numbers_above_what_was_reserved() {
+    let mut one = reserved();
+    let (id, _) = one.asks();
+    one.answers(id, Intent::TakeOver);
+    assert_eq!((one.role(), one.epoch()), (Role::Candidate, Epoch(18)));
+}
+
+/// `settle_draining`: the gate stays open, and no hand is sent, before the handed epoch is durable
+/// here: a crash in between would number it twice.
+#[test]
+fn nothing_is_handed_over_before_the_epoch_is_durable() {
+    let mut one = One::primary();
+    one.run(20);
+    one.hears(|beat| grants(beat, 12));
+    one.step(Event::Order(Order::Switchover));
+    let (id, _) = one.asks();
+    one.answers(id, Intent::HandOver);
+    assert_eq!(one.said.unwrap().reserve, Epoch(13));
+    one.hears(|beat| {
+        grants(beat, 12);
+        beat.reserved = Epoch(13);
+    });
+    let released = |one: &mut One| one.look().contains(&Effect::Release);
+    assert!(!released(&mut one), "the gate closed before the epoch was durable");
+    one.written();
+    assert!(released(&mut one));
+    one.step(Event::Released);
+    assert_eq!(one.said.unwrap().hand.map(|hand| hand.epoch), Some(Epoch(13)));
+}
+
+/// `Node::new`: after a boot a reserved epoch may have been reigned, so it counts as known.
+#[test]
+fn a_reserved_epoch_counts_as_known_after_a_boot() {
+    let mut one = One::boots(Durable { reserved: Epoch(16), ..formed(10) });
+    assert_eq!(one.epoch(), Epoch(16));
+    one.run(200);
+    assert_eq!(one.said.unwrap().highest, Epoch(16));
+    one.handed(|hand| hand.epoch = Epoch(16));
+    one.hears(|beat| reigns(beat, 15));
+    one.written();
+    assert!(!moved(&one.look()), "a hand or a claim below the reserved epoch was taken");
+    one.run(60);
+    assert_eq!(one.said.unwrap().echo.unwrap().granted, Epoch::NONE);
+}
+
+/// `hear`: what is owed to a life that ended is not granted to the next one.
+#[test]
+fn a_grant_owed_to_a_former_life_is_void() {
+    let mut one = One::boots(formed(10));
+    one.run(10);
+    one.hears(|beat| reigns(beat, 11));
+    assert!(one.writing.is_some(), "a grant is durable first");
+    one.heard = 0;
+    one.hears(|beat| {
+        beat.boot = PEER + 1;
+        beat.role = PeerRole::Joining;
+        beat.highest = Epoch(9);
+    });
+    one.written();
+    assert!(!moved(&one.look()), "a grant for nobody");
+    one.run(200);
+    assert_eq!(one.said.unwrap().echo.unwrap().granted, Epoch::NONE);
+}
