@@ -336,7 +336,9 @@ impl fmt::Display for Fault {
                 let how = if carrier { "carrier" } else { "unseen" };
                 write!(f, "{name} {} {how} for {ms}", seat_name(node))
             }
-            Fault::Part { ms } | Fault::Stranger { ms } | Fault::ArbiterDown { ms } => write!(f, "{name} for {ms}"),
+            Fault::Part { ms } | Fault::Stranger { ms } | Fault::ArbiterDown { ms } => {
+                write!(f, "{name} for {ms}")
+            }
             Fault::Order { node, order } => {
                 let order = match order {
                     Order::Switchover => "switchover",

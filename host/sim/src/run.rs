@@ -81,14 +81,23 @@ pub struct Tally {
 impl Tally {
     /// Runs the history of one seed and adds what it came to. True when nothing broke.
     pub fn take(&mut self, pair: &Pair, plan: &History, policies: &mut dyn Policies) -> bool {
-        self.histories += 1;
-        let outcome = match run_twice(pair, plan, policies) {
-            Ok(outcome) => outcome,
+        match run_twice(pair, plan, policies) {
+            Ok(outcome) => self.add(plan.seed, outcome),
             Err(_) => {
+                self.histories += 1;
                 self.unequal.push(plan.seed);
-                return false;
+                false
             }
-        };
+        }
+    }
+
+    /// The same with a single pass, where only violations are looked for.
+    pub fn take_once(&mut self, pair: &Pair, plan: &History, policies: &mut dyn Policies) -> bool {
+        self.add(plan.seed, run(pair, plan, policies, false))
+    }
+
+    fn add(&mut self, seed: u64, outcome: Outcome) -> bool {
+        self.histories += 1;
         self.simulated_ms += outcome.simulated_ms;
         self.coverage.add(&outcome.coverage);
         self.outages_us.extend(outcome.outages_us);
@@ -96,7 +105,7 @@ impl Tally {
         self.heals_us.extend(outcome.heal_us);
         match outcome.violation {
             Some(violation) => {
-                self.violations.push((plan.seed, violation));
+                self.violations.push((seed, violation));
                 false
             }
             None => true,

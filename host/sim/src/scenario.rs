@@ -153,11 +153,8 @@ fn take(plan: &mut History, words: &[&str]) -> Result<(), String> {
         "arbiter-way" => plan.weather.arbiter_us = words.number(10_000_000)?,
         "gate-part" => plan.weather.gate_permille = words.between(1, 1_000)?,
         "licenses" => {
-            let cases = [
-                ("off", Licensing::Off),
-                ("valid", Licensing::Valid),
-                ("end", Licensing::Ends),
-            ];
+            let cases =
+                [("off", Licensing::Off), ("valid", Licensing::Valid), ("end", Licensing::Ends)];
             plan.weather.licensing = words.one_of(&cases)?;
         }
         "old-version" => plan.weather.old = Some(words.seat()?),
@@ -252,9 +249,7 @@ fn fault(words: &mut Words<'_>) -> Result<Fault, String> {
         }
         "arbiter-away" => Fault::ArbiterAway { node: words.seat()?, ms: words.after("for")? },
         "arbiter-down" => Fault::ArbiterDown { ms: words.after("for")? },
-        "arbiter-slow" => {
-            Fault::ArbiterSlow { by_ms: words.after("by")?, ms: words.after("for")? }
-        }
+        "arbiter-slow" => Fault::ArbiterSlow { by_ms: words.after("by")?, ms: words.after("for")? },
         "replies-lost" => Fault::RepliesLost { node: words.seat()?, ms: words.after("for")? },
         "wiped" => Fault::Wiped,
         other => return Err(format!("{other}: write one of {}", FAULT_KINDS.join(", "))),

@@ -71,7 +71,9 @@ impl Shrinker {
         for at in 0..self.best.faults.len() {
             loop {
                 let mut plan = self.best.clone();
-                let Some(ms) = plan.faults[at].fault.lasts_ms().filter(|ms| **ms > 1) else { break };
+                let Some(ms) = plan.faults[at].fault.lasts_ms().filter(|ms| **ms > 1) else {
+                    break;
+                };
                 *ms /= 2;
                 if !self.attempt(plan, breaks) {
                     break;
@@ -80,8 +82,7 @@ impl Shrinker {
         }
         let last_us = self.best.faults.last().map_or(0, |timed| timed.at_us);
         for spare_ms in [500, 5_000, 15_000] {
-            let plan =
-                History { until_ms: last_us / 1_000 + spare_ms, ..self.best.clone() };
+            let plan = History { until_ms: last_us / 1_000 + spare_ms, ..self.best.clone() };
             if plan.until_ms < self.best.until_ms && self.attempt(plan, breaks) {
                 break;
             }

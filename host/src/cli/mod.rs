@@ -12,6 +12,7 @@ mod license;
 mod local;
 mod policy;
 mod show;
+mod simulate;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -111,6 +112,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Config(ConfigVerb::Check { file }) => local::config_check(&context, file),
         Verb::Doctor => local::doctor(&context),
         Verb::Demo { keep } => local::demo(&context, keep),
+        Verb::Simulate(flags) => simulate::simulate(&context, &flags),
         Verb::Release => local::release(&context),
     }
 }

@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 
 use super::plain;
 use crate::api::Status;
-use crate::api::status::{ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, VipStatus};
+use crate::api::status::{
+    ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, VipStatus,
+};
 use crate::journal::{EventLevel, EventRecord};
 
 /// Digits of a digest that are enough to tell two apart.

@@ -1,16 +1,18 @@
 //! The simulator with the policies as plain Rust: for mutants and for work on the core itself.
 //!
 //! ```text
-//! staffetta-sim [--seeds N] [--first N] [--arbiter never|always|both] [--stop] [--trace SEED]
+//! staffetta-sim [--seeds N] [--first N] [--arbiter never|always|both] [--once] [--stop]
+//! staffetta-sim --trace SEED
 //! ```
 
 use staffetta_core::{Span, Timing, TimingParts};
 use staffetta_sim::{Native, Pair, Rule, Tally, Tiebreak, draw, percentile, quietly, run, shrink};
+use std::ops::Range;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let (mut seeds, mut first, mut stop, mut trace) = (1_000, 1, false, None);
+    let (mut seeds, mut first, mut stop, mut once, mut trace) = (1_000, 1, false, false, None);
     let mut arbiter = Tiebreak::Both;
     let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
     while let Some(arg) = args.next() {
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
             "--seeds" => seeds = number(args.next()).unwrap_or(seeds),
             "--first" => first = number(args.next()).unwrap_or(first),
             "--stop" => stop = true,
+            "--once" => once = true,
             "--trace" => trace = number(args.next()),
             "--arbiter" => {
                 arbiter = match args.next().as_deref() {
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
     let pair = pair(arbiter);
     quietly(|| match trace {
         Some(seed) => show(&pair, seed),
-        None => many(&pair, first, seeds, stop),
+        None => many(&pair, first..first + seeds, stop, once),
     })
 }
 
@@ -62,11 +65,16 @@ fn show(pair: &Pair, seed: u64) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn many(pair: &Pair, first: u64, seeds: u64, stop: bool) -> ExitCode {
+fn many(pair: &Pair, seeds: Range<u64>, stop: bool, once: bool) -> ExitCode {
     let mut policies = Native::default();
     let mut tally = Tally::default();
-    for seed in first..first + seeds {
-        let whole = tally.take(pair, &draw(pair, seed), &mut policies);
+    for seed in seeds {
+        let plan = draw(pair, seed);
+        let whole = if once {
+            tally.take_once(pair, &plan, &mut policies)
+        } else {
+            tally.take(pair, &plan, &mut policies)
+        };
         if !whole && stop {
             break;
         }

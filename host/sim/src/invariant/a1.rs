@@ -10,10 +10,10 @@ pub(crate) fn write(held: Option<Register>, to: &Register, by_right: bool) -> Fi
         Some(held) if to.epoch < held.epoch => {
             Err(format!("the epoch of the register goes back from {} to {}", held.epoch, to.epoch))
         }
-        None if !by_right => {
-            Err(format!("{} is written into a missing register by a node that does not serve",
-                to.epoch))
-        }
+        None if !by_right => Err(format!(
+            "{} is written into a missing register by a node that does not serve",
+            to.epoch
+        )),
         Some(_) | None => Ok(()),
     }
 }

@@ -1,9 +1,10 @@
-//! G5: a gate ends with the lease that was granted, whatever becomes of the process.
+//! G5: a gate ends with the lease that was granted, whatever becomes of the process; and nobody
+//! takes a lease of its own while it is bound by one that it granted.
 
 use super::Finding;
 use crate::fault::seat_name;
 use crate::world::{Ns, side};
-use staffetta_core::Mono;
+use staffetta_core::{Epoch, Mono, Span};
 
 /// Rounding between two clocks.
 const ROUNDING_NS: u64 = 2_000;
@@ -19,11 +20,24 @@ pub(crate) fn armed(at: usize, until: Mono, allowed: Mono) -> Finding {
     Ok(())
 }
 
+/// A node claims while what it promised its peer has this long to run.
+pub(crate) fn claimed(at: usize, epoch: Epoch, left: Span) -> Finding {
+    if left.0 > ROUNDING_NS {
+        let (name, us) = (seat_name(side(at)), left.0 / 1_000);
+        return Err(format!(
+            "{name} claims {epoch} {us} µs before its promise to the peer is over"
+        ));
+    }
+    Ok(())
+}
+
 /// The process is gone or stopped: when its gate ends, and when it must have, in real time.
 pub(crate) fn left_behind(at: usize, gate_until: Ns, bound: Ns) -> Finding {
     if gate_until > bound.saturating_add(ROUNDING_NS) {
         let (name, us) = (seat_name(side(at)), (gate_until - bound) / 1_000);
-        return Err(format!("the gate that {name} leaves behind ends {us} µs after lease and slack"));
+        return Err(format!(
+            "the gate that {name} leaves behind ends {us} µs after lease and slack"
+        ));
     }
     Ok(())
 }

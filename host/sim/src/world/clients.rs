@@ -39,9 +39,7 @@ impl Clients {
 
 impl World<'_> {
     fn reaches(&self, entry: Option<usize>) -> bool {
-        entry.is_some_and(|at| {
-            self.seats[at].answers_at(self.now) && self.seats[at].ills.lan == 0
-        })
+        entry.is_some_and(|at| self.seats[at].answers_at(self.now) && self.seats[at].ills.lan == 0)
     }
 
     /// Whether every phone is served.

@@ -139,9 +139,11 @@ impl World<'_> {
                 _ if view.maintenance => Some(Order::Maintenance(false)),
                 Role::Fenced => Some(Order::Clear),
                 Role::Joining | Role::Standby if !serving && waits => Some(Order::StartAlone),
-                Role::Joining | Role::Standby | Role::Candidate | Role::Primary | Role::Draining => {
-                    None
-                }
+                Role::Joining
+                | Role::Standby
+                | Role::Candidate
+                | Role::Primary
+                | Role::Draining => None,
             };
             if let Some(order) = order {
                 self.say(at, || format!("the operator orders {order:?}"));

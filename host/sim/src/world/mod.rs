@@ -300,8 +300,18 @@ impl<'a> World<'a> {
         self.coverage.evaluated(Rule::G5);
         let seat = &self.seats[at];
         let now = seat.clock.local(self.now);
-        let allowed = seat.shadow.allowed(&self.pair.timing, self.plan.arbiter, now);
+        let times = shadow::Times::new(self.pair.timing.parts());
+        let allowed = seat.shadow.allowed(&times, self.plan.arbiter, now);
         let finding = g5::armed(at, until, allowed);
+        self.hold(Rule::G5, finding);
+    }
+
+    /// A node claims an epoch: not while it is bound to its peer.
+    pub(crate) fn promise_is_kept(&mut self, at: usize, epoch: Epoch) {
+        self.coverage.evaluated(Rule::G5);
+        let seat = &self.seats[at];
+        let left = seat.shadow.breaks_promise(epoch, seat.clock.local(self.now));
+        let finding = g5::claimed(at, epoch, left);
         self.hold(Rule::G5, finding);
     }
 

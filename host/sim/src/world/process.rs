@@ -2,6 +2,7 @@
 //! it.
 
 use super::seat::{Power, Trap};
+use super::shadow::Times;
 use super::{Due, MS, Ns, World};
 use crate::coverage::{Counter, Rule};
 use crate::fault::Point;
@@ -141,7 +142,7 @@ impl World<'_> {
     }
 
     fn step(&mut self, at: usize, event: Event) {
-        let timing = self.pair.timing;
+        let timing = Times::new(self.pair.timing.parts());
         let seat = &mut self.seats[at];
         let now = seat.clock.local(self.now);
         let Some(node) = &mut seat.node else { return };
@@ -187,12 +188,16 @@ impl World<'_> {
                     self.seats[at].shadow.reign = None;
                     self.new_reign(at, *epoch);
                     self.lease_is_granted(at, *until);
+                    self.promise_is_kept(at, *epoch);
                 }
                 Effect::Renew { until } => self.lease_is_granted(at, *until),
                 Effect::Note(Note::Epoch(epoch)) => self.new_reign(at, *epoch),
                 Effect::Release => self.seats[at].shadow.reign = None,
-                Effect::Send(_)
-                | Effect::Persist(..)
+                Effect::Send(beat) => {
+                    let now = self.seats[at].clock.local(self.now);
+                    self.seats[at].shadow.promises(beat, now);
+                }
+                Effect::Persist(..)
                 | Effect::Consult(..)
                 | Effect::Announce
                 | Effect::Probe
@@ -366,7 +371,14 @@ impl World<'_> {
         }
     }
 
-    pub(crate) fn written(&mut self, at: usize, life: u64, id: PersistId, record: Durable, took: bool) {
+    pub(crate) fn written(
+        &mut self,
+        at: usize,
+        life: u64,
+        id: PersistId,
+        record: Durable,
+        took: bool,
+    ) {
         let mine = self.seats[at].writing.is_some_and(|(writing, _)| writing == id);
         if self.seats[at].life != life || !mine {
             return;

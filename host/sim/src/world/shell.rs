@@ -251,8 +251,7 @@ impl World<'_> {
                 Why::Won => self.coverage.saw(Counter::JointClaim),
                 Why::HandedOver => self.coverage.saw(Counter::Handover),
                 Why::Verdict(Intent::TakeOver) => self.coverage.saw(Counter::Takeover),
-                Why::Boot
-                | Why::Granted
+                Why::Granted
                 | Why::Elected
                 | Why::Outvoted
                 | Why::Verdict(_)
