@@ -22,7 +22,7 @@ const CRATES: [&str; 9] = [
 ];
 const MUTANTS_MIN: usize = 20;
 /// Seeds that a mutant may survive.
-const SEEDS_MAX: u64 = 12_000;
+const SEEDS_MAX: u64 = 4_000;
 
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -309,7 +309,7 @@ impl<'a> World<'a> {
     /// A node claims an epoch: not while it is bound to its peer.
     pub(crate) fn promise_is_kept(&mut self, at: usize, epoch: Epoch) {
         self.coverage.evaluated(Rule::G5);
-        let seat = &self.seats[at];
+        let seat = &mut self.seats[at];
         let left = seat.shadow.breaks_promise(epoch, seat.clock.local(self.now));
         let finding = g5::claimed(at, epoch, left);
         self.hold(Rule::G5, finding);

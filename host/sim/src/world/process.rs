@@ -37,6 +37,7 @@ impl World<'_> {
         // The rules are put back, and addresses left over from a former life are removed, before
         // anything else.
         seat.gate_until = real;
+        seat.blind = None;
         seat.exposed_until = 0;
         seat.ills.flushed = 0;
         seat.slack = slack;

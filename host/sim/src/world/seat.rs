@@ -218,7 +218,6 @@ impl Seat {
         self.trap = None;
         self.held = false;
         self.vouched = false;
-        self.blind = None;
         self.run += 1;
         self.bursts += 1;
     }

@@ -117,13 +117,11 @@ impl Shadow {
     }
 
     /// What is left of the promise that a claim of this epoch breaks; nothing where the peer itself
-    /// granted it.
-    pub(crate) fn breaks_promise(&self, epoch: Epoch, now: Mono) -> Span {
+    /// granted it. The reign that begins is bound by nothing.
+    pub(crate) fn breaks_promise(&mut self, epoch: Epoch, now: Mono) -> Span {
         let by_peer = |grant: Option<(Epoch, Mono)>| grant.is_some_and(|(of, _)| of == epoch);
-        if by_peer(self.granted) || by_peer(self.hand) {
-            return Span::ZERO;
-        }
-        self.promise.since(now)
+        let promise = std::mem::take(&mut self.promise);
+        if by_peer(self.granted) || by_peer(self.hand) { Span::ZERO } else { promise.since(now) }
     }
 
     pub(crate) fn sent_at(&self, n: u64) -> Option<Mono> {
