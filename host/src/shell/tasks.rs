@@ -2,6 +2,7 @@
 //! signals.
 
 use super::inbox::Mail;
+use super::margins::Margins;
 use super::policies::Loader;
 use super::publish::{Publisher, digests};
 use super::report::{Reporter, write_down};
@@ -73,6 +74,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let budget = Duration::from_millis(publisher.config.timing.parts_ms()[5]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut margins = Margins::new(&publisher.config);
     let mut told = Told { at: std::time::Instant::now(), about, health: None };
     let mut stopping: Option<tokio::time::Instant> = None;
     loop {
@@ -97,7 +99,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
         }
         if let Some(snapshot) = publisher.board.newest() {
             // Nobody may be looking at the status.
-            let _ = ends.status.send(Arc::new(publisher.status(&snapshot)));
+            let _ = ends.status.send(Arc::new(margins.status(&publisher, &reporter, &snapshot)));
             told.tell(&publisher, running, &snapshot);
         }
     }
