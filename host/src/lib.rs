@@ -3,6 +3,7 @@
 //! See `ARCHITECTURE.md` for who may import whom.
 
 pub mod api;
+pub mod arbiter;
 pub mod cli;
 pub mod config;
 pub mod doctor;

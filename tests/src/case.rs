@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use staffetta_lab::{Node, Pair, PairOptions, Profile, realtime_allowed};
 
+use crate::arbiter::ArbiterSeat;
 use crate::world::binary;
 
 /// How long the first pair, or the one after the fault, may take to form.
@@ -29,10 +30,27 @@ pub enum Serves {
 
 type Deed = fn(&Pair, Node) -> Result<()>;
 
+/// What happens to the arbiter while the fault lasts.
+#[derive(Clone, Copy)]
+pub struct ArbiterDeeds {
+    /// Just before the fault.
+    pub act: fn(&ArbiterSeat, &Pair) -> Result<()>,
+    /// Just before the fault ends.
+    pub undo: fn(&ArbiterSeat, &Pair) -> Result<()>,
+}
+
+impl Default for ArbiterDeeds {
+    fn default() -> Self {
+        Self { act: |_, _| Ok(()), undo: |_, _| Ok(()) }
+    }
+}
+
 /// One fault and what must come of it. `act`, `look` and `undo` get the node that served before.
 pub struct Case {
     /// What the pair is like.
     pub options: PairOptions,
+    /// An arbiter, and what happens to it.
+    pub arbiter: Option<ArbiterDeeds>,
     /// What goes wrong.
     pub act: Deed,
     /// Who serves then.
@@ -55,6 +73,7 @@ impl Default for Case {
     fn default() -> Self {
         Self {
             options: PairOptions::default(),
+            arbiter: None,
             act: |_, _| Ok(()),
             during: Serves::Other,
             hold_ms: 1_000,
@@ -73,12 +92,20 @@ impl Default for Case {
 /// With the first thing that is not as the case says, and the last lines of both logs.
 pub fn check(case: Case) -> Result<()> {
     let profile = if realtime_allowed() { Profile::Fast } else { Profile::Default };
-    let pair = Pair::new(&binary(), PairOptions { profile, ..case.options.clone() })?;
+    if let (Some(_), Some(why)) = (case.arbiter, ArbiterSeat::missing()) {
+        println!("SKIPPED: {why}");
+        return Ok(());
+    }
+    let arbiter = case.arbiter.map(|_| ArbiterSeat::endpoint());
+    let options = PairOptions { profile, arbiter, ..case.options.clone() };
+    let pair = Pair::new(&binary(), options)?;
     let outcome = play(&pair, &case);
     outcome.map_err(|error| error.context(format!("the pair said{}", pair.tails())))
 }
 
 fn play(pair: &Pair, case: &Case) -> Result<()> {
+    let seat = case.arbiter.map(|_| ArbiterSeat::start(pair.lab())).transpose()?;
+    let arbiter = seat.as_ref().zip(case.arbiter);
     for node in Node::BOTH {
         pair.start(node)?;
     }
@@ -86,7 +113,16 @@ fn play(pair: &Pair, case: &Case) -> Result<()> {
     wait_served(pair, Instant::now(), Serves::Same, node, ms(SETTLE_MS_MAX))?;
     std::thread::sleep(ms(LINGER_MS));
 
+    if arbiter.is_some() {
+        pair.wait("both under the arbiter", ms(SETTLE_MS_MAX), |statuses| {
+            let level = |node: &Node| Some(statuses.of(*node)?.level.name == "arbitrated");
+            Node::BOTH.iter().all(|node| level(node) == Some(true)).then_some(())
+        })?;
+    }
     let fault = Instant::now();
+    if let Some((seat, deeds)) = &arbiter {
+        (deeds.act)(seat, pair)?;
+    }
     (case.act)(pair, node)?;
     let silence_max = ms(case.silence_ms_max + 3 * (pair.options().profile.lease_ms() - LEASE_MS));
     wait_served(pair, fault, case.during, node, silence_max + ms(1_000))?;
@@ -98,6 +134,9 @@ fn play(pair: &Pair, case: &Case) -> Result<()> {
     (case.look)(pair, node)?;
 
     let healed = Instant::now();
+    if let Some((seat, deeds)) = &arbiter {
+        (deeds.undo)(seat, pair)?;
+    }
     (case.undo)(pair, node)?;
     if let Some(after) = case.after {
         let primary = pair.settle(ms(SETTLE_MS_MAX))?;

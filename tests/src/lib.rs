@@ -1,8 +1,11 @@
 //! What the tests of whole nodes share: the permission to build a world, one world at a time, and
 //! one helper that plays a fault and checks what the promise says about it.
 
+mod arbiter;
 mod case;
 mod world;
 
-pub use case::{Case, Serves, check};
+pub use arbiter::ArbiterSeat;
+pub use case::{ArbiterDeeds, Case, Serves, check};
+pub use staffetta_arbiter::proxy::Behaviour;
 pub use world::{binary, target_dir, workspace, world};

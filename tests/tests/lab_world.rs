@@ -23,7 +23,7 @@ struct Scene {
 }
 
 fn scene() -> Result<Scene> {
-    let lab = Lab::new(LabOptions { heartbeat_link: true })?;
+    let lab = Lab::new(LabOptions { heartbeat_link: true, ..LabOptions::default() })?;
     let servers =
         |node| anyhow::Ok((EchoServer::start(&lab, node)?, SipServer::start(&lab, node)?));
     Ok(Scene {

@@ -218,6 +218,14 @@ impl Timing {
         self.granted().minus(self.silence())
     }
 
+    /// The longest answer of an arbiter that can still carry a primary alone: it must come between
+    /// the question and the end of the lease, and from then on a third of a lease before each end.
+    #[must_use]
+    pub fn arbiter_latency_max(&self) -> Span {
+        let first = self.granted().minus(self.silence() + self.parts.policy_deadline);
+        Span(first.0.min(self.granted().scaled(3, 5).0))
+    }
+
     /// Interval of beats while echoes are missing and the lease runs low: so dense, and so sparse
     /// that the beats which are remembered span two leases.
     #[must_use]

@@ -19,6 +19,8 @@ pub enum Fault {
     },
     /// The nodes do not reach each other; the client reaches both.
     Split,
+    /// The node and the arbiter do not reach each other.
+    NoArbiter(Node),
     /// Random loss between the nodes, each way.
     Loss {
         /// 1..=99.
@@ -41,6 +43,7 @@ impl Fault {
             Self::Silent(_)
             | Self::OneWay { .. }
             | Self::Split
+            | Self::NoArbiter(_)
             | Self::Loss { .. }
             | Self::Filtered { .. } => &[],
         }
@@ -58,6 +61,10 @@ impl Fault {
             ],
             Self::OneWay { from } => vec![drop_from(from)],
             Self::Split => vec![drop_from(Node::A), drop_from(Node::B)],
+            Self::NoArbiter(node) => vec![
+                format!("iifname {} oifname \"pr\" drop", ports(node)),
+                format!("iifname \"pr\" oifname {} drop", ports(node)),
+            ],
             Self::Loss { percent } => [Node::A, Node::B]
                 .map(|from| {
                     let (from, to) = (ports(from), ports(from.peer()));

@@ -16,6 +16,9 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
 pub const VIP_PREFIX: u8 = 24;
 /// The client's address on the service network; it also serves as the reference outside the pair.
 pub const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
+/// The arbiter's address on the service network.
+pub const ARBITER_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
+const ARBITER_MAC: [u8; 6] = [2, 0x57, 0, 0, 0, 0x0d];
 pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0x57, 0, 0, 0, 0x0c];
 
 /// One of the two servers.
@@ -109,6 +112,8 @@ impl Node {
 pub struct LabOptions {
     /// A second link between the nodes, `eth1`, 10.78.0.1 and 10.78.0.2.
     pub heartbeat_link: bool,
+    /// A machine for an arbiter, [`ARBITER_IP`].
+    pub arbiter: bool,
 }
 
 /// Two nodes on one service network with a client: `eth0` of 10.77.0.1, 10.77.0.2 and 10.77.0.100,
@@ -117,6 +122,7 @@ pub struct Lab {
     seats: [Seat; 2],
     client: Space,
     switch: Space,
+    arbiter: Option<Space>,
     options: LabOptions,
     faults: Mutex<Vec<Fault>>,
 }
@@ -132,6 +138,7 @@ impl Lab {
             seats: [Seat::new(Node::A)?, Seat::new(Node::B)?],
             client: Space::new("nc")?,
             switch: Space::new("sw")?,
+            arbiter: if options.arbiter { Some(Space::new("ar")?) } else { None },
             options,
             faults: Mutex::new(Vec::new()),
         };
@@ -145,6 +152,11 @@ impl Lab {
         let wire = Wire { bridge: "br0", port: "pc", device: "eth0" };
         lab.plug(&wire, &lab.client, CLIENT_MAC)?;
         lab.client.ip(&addresses("eth0", CLIENT_IP, 100))?;
+        if let Some(arbiter) = &lab.arbiter {
+            let wire = Wire { bridge: "br0", port: "pr", device: "eth0" };
+            lab.plug(&wire, arbiter, ARBITER_MAC)?;
+            arbiter.ip(&addresses("eth0", ARBITER_IP, 200))?;
+        }
         if options.heartbeat_link {
             lab.make_heartbeat_link()?;
         }
@@ -161,6 +173,12 @@ impl Lab {
     #[must_use]
     pub fn client(&self) -> &Space {
         &self.client
+    }
+
+    /// The arbiter's namespace, where there is one.
+    #[must_use]
+    pub fn arbiter(&self) -> Option<&Space> {
+        self.arbiter.as_ref()
     }
 
     /// The switch's namespace.

@@ -26,7 +26,7 @@ pub use demo::{DemoOptions, DemoReport, StepReport, demo};
 pub use enter::{Entry, enter, realtime_allowed};
 pub use fault::Fault;
 pub use instrument::{Answer, Answers};
-pub use lab::{CLIENT_IP, Lab, LabOptions, Node, VIP, VIP_PREFIX};
+pub use lab::{ARBITER_IP, CLIENT_IP, Lab, LabOptions, Node, VIP, VIP_PREFIX};
 pub use pair::{HEARTBEAT_PORT, Pair, PairOptions, Profile, SitePolicy};
 pub use probe::{EchoServer, Probe};
 pub use seat::Seat;

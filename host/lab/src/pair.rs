@@ -86,6 +86,9 @@ pub struct PairOptions {
     pub vips: Vec<String>,
     /// A failover policy other than the built-in one.
     pub policy: Option<SitePolicy>,
+    /// A machine for an arbiter, and where both nodes look for it, such as
+    /// `http://10.77.0.200:2379`.
+    pub arbiter: Option<String>,
 }
 
 impl Default for PairOptions {
@@ -96,6 +99,7 @@ impl Default for PairOptions {
             reference: true,
             vips: vec![format!("{VIP}/{VIP_PREFIX}")],
             policy: None,
+            arbiter: None,
         }
     }
 }
@@ -125,7 +129,10 @@ impl Pair {
                 binary.display()
             );
         }
-        let lab = Lab::new(LabOptions { heartbeat_link: options.heartbeat_link })?;
+        let lab = Lab::new(LabOptions {
+            heartbeat_link: options.heartbeat_link,
+            arbiter: options.arbiter.is_some(),
+        })?;
         let dir = tempfile::Builder::new()
             .prefix("staffetta-")
             .tempdir()
@@ -371,6 +378,9 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
             text,
             "\n[[reference]]\nname = \"gateway\"\naddress = \"{CLIENT_IP}\"\nmethod = \"icmp\"\n"
         );
+    }
+    if let Some(endpoint) = &options.arbiter {
+        let _ = write!(text, "\n[arbiter]\nendpoints = [\"{endpoint}\"]\n");
     }
     if let Some(policy) = &options.policy {
         let _ = write!(

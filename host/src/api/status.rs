@@ -35,6 +35,9 @@ pub struct Status {
     pub gate: GateStatus,
     /// The guarantee in force.
     pub level: LevelStatus,
+    /// The arbiter; none where none is configured.
+    #[serde(default)]
+    pub arbiter: Option<ArbiterStatus>,
     /// The heartbeat links in the order of the configuration.
     pub links: Vec<LinkStatus>,
     /// The service addresses in the order of the configuration.
@@ -106,6 +109,8 @@ pub struct LeaseStatus {
 pub enum LeaseSource {
     /// The echoes of the peer.
     Peer,
+    /// The arbiter's register, while this node serves alone.
+    Arbiter,
     /// Taken by this node alone, by verdict of the policy.
     Alone,
     /// No lease.
@@ -160,6 +165,50 @@ pub enum Level {
     /// Nobody takes over by itself.
     #[serde(rename = "takeover disarmed")]
     TakeoverDisarmed,
+}
+
+/// The arbiter as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArbiterStatus {
+    /// What can be expected of it.
+    pub standing: ArbiterStanding,
+    /// Age of its last answer; none before the first.
+    pub answered_ms: Option<u64>,
+    /// The longest of its last answers, in microseconds.
+    pub latency_us: u64,
+    /// What its register held when it was last read; none when it holds nothing.
+    pub register: Option<RegisterStatus>,
+    /// For how long that has been seen unchanged.
+    pub unchanged_ms: u64,
+    /// Why it does not answer, where that is known.
+    pub error: Option<String>,
+}
+
+/// What can be expected of the arbiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArbiterStanding {
+    /// It answers in time.
+    Ready,
+    /// It answers too late to carry a primary alone.
+    Slow,
+    /// It does not answer.
+    Away,
+    /// It answers and holds no register yet.
+    NoRegister,
+}
+
+/// What the register holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegisterStatus {
+    /// Name of the node that serves, or served last.
+    pub holder: String,
+    /// Its epoch.
+    pub epoch: u64,
+    /// It serves without the grants of its peer.
+    pub alone: bool,
+    /// Its peer has everything that was acknowledged to applications.
+    pub peer_synced: bool,
 }
 
 /// One heartbeat link.
@@ -420,6 +469,11 @@ impl Status {
             link.rtt_us = None;
             link.loss_permille = 0;
         }
+        if let Some(arbiter) = &mut settled.arbiter {
+            arbiter.answered_ms = arbiter.answered_ms.map(|_| 0);
+            arbiter.latency_us = 0;
+            arbiter.unchanged_ms = 0;
+        }
         for decision in &mut settled.decisions {
             decision.at.clear();
             decision.fuel = 0;
@@ -440,6 +494,7 @@ macro_rules! shown_as_on_the_api {
 }
 shown_as_on_the_api!(
     Role,
+    ArbiterStanding,
     LeaseSource,
     GateClass,
     Level,

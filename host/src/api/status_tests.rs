@@ -13,6 +13,9 @@ const EXAMPLE: &str = r#"{"node":"na","cluster":"office","version":"0.1.0","upti
  "lease":{"source":"peer","remaining_ms":280},"promise_ms":0,
  "gate":{"class":"nftables","slack_ms":20,"open":true},
  "level":{"name":"evidence only","why":"one link is left"},
+ "arbiter":{"standing":"ready","answered_ms":310,"latency_us":1900,
+  "register":{"holder":"na","epoch":4,"alone":false,"peer_synced":true},
+  "unchanged_ms":2000,"error":null},
  "links":[{"name":"lan","heard_ms":12,"echoed_ms":14,"rtt_us":210,"loss_permille":0,"wan":false}],
  "vips":[{"address":"10.77.0.50/24","interface":"eth0","held":true,"answerer":"not-probed"}],
  "policies":{

@@ -63,6 +63,9 @@ pub(super) enum Verb {
         /// Its number, as `status` shows it
         id: i64,
     },
+    /// Try the arbiter
+    #[command(subcommand)]
+    Arbiter(ArbiterVerb),
     /// Make, check, and exchange policies
     #[command(subcommand)]
     Policy(PolicyVerb),
@@ -84,6 +87,16 @@ pub(super) enum Verb {
     },
     /// Remove service addresses and gate of a daemon that is gone (the unit's ExecStopPost)
     Release,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ArbiterVerb {
+    /// Read and write a scratch key on every endpoint; print how long it takes
+    Check {
+        /// Reads, and writes, on each endpoint
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        n: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

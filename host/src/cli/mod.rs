@@ -4,6 +4,7 @@
 //! [`Failure`]. Refuses to hold any rule of its own: it reads the configuration, asks the daemon,
 //! and shows.
 
+mod arbiter;
 mod ask;
 mod changes;
 mod flags;
@@ -103,6 +104,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Clear => ask::order(&context, "clear", &serde_json::Value::Null),
         Verb::Start { alone: _ } => ask::order(&context, "start-alone", &serde_json::Value::Null),
         Verb::Decision { id } => ask::decision(&context, id),
+        Verb::Arbiter(verb) => arbiter::arbiter(&context, &verb),
         Verb::Policy(verb) => policy::policy(&context, verb),
         Verb::License(verb) => license::license(&context, verb),
         Verb::Identity => local::identity(&context),

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use super::plain;
 use crate::api::Status;
 use crate::api::status::{
-    GateStatus, Level, LinkStatus, PolicyStatus, Role, StallStatus, VipStatus,
+    ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, StallStatus, VipStatus,
 };
 use crate::journal::{EventLevel, EventRecord};
 
@@ -92,6 +92,9 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
             span(status.in_role_ms)
         ),
     ));
+    if let Some(one) = &status.arbiter {
+        rows.push(("arbiter", arbiter(one)));
+    }
     rows.push(("lease", lease(status)));
     rows.push(("gate", gate(status.gate)));
     rows.extend(status.vips.iter().map(|one| ("vip", vip(one))));
@@ -150,11 +153,37 @@ fn lease(status: &Status) -> String {
     let lease = match status.lease.source {
         LeaseSource::None => "none".to_owned(),
         LeaseSource::Peer => format!("from the peer, {} left", span(status.lease.remaining_ms)),
+        LeaseSource::Arbiter => {
+            format!("from the arbiter, {} left", span(status.lease.remaining_ms))
+        }
         LeaseSource::Alone => {
             format!("taken alone, {} left", span(status.lease.remaining_ms))
         }
     };
     format!("{lease}{promise}")
+}
+
+fn arbiter(arbiter: &ArbiterStatus) -> String {
+    let answered = match arbiter.answered_ms {
+        Some(ms) => format!("answered {} ago", span(ms)),
+        None => "never answered".to_owned(),
+    };
+    let us = arbiter.latency_us;
+    let register = match &arbiter.register {
+        Some(held) => {
+            let how = if held.alone { "alone" } else { "paired" };
+            format!("{} serves {how} (epoch {})", plain(&held.holder), held.epoch)
+        }
+        None => "no register".to_owned(),
+    };
+    let error = arbiter.error.as_ref().map(|error| format!(": {}", plain(error)));
+    format!(
+        "{}, {answered} within {}.{:02} ms, {register}{}",
+        arbiter.standing,
+        us / 1000,
+        us % 1000 / 10,
+        error.unwrap_or_default()
+    )
 }
 
 fn gate(gate: GateStatus) -> String {

@@ -27,6 +27,9 @@ pub const POLICY_DEADLINE_MS: u64 = 40;
 /// `timing.stop_budget_ms`; never less than the lease.
 pub const STOP_BUDGET_MS: u64 = 3_000;
 
+/// `arbiter.prefix`.
+pub const ARBITER_PREFIX: &str = "/staffetta";
+
 /// `link.wan`.
 pub const LINK_WAN: bool = false;
 /// `reference.method`.
@@ -49,6 +52,8 @@ pub const SLACK_NFTABLES_MS: u64 = 20;
 /// G while only address lifetimes are to be had: the kernel counts them in whole seconds.
 pub const SLACK_LIFETIME_MS: u64 = 1_400;
 
+/// Characters of `arbiter.prefix`, at most.
+pub const ARBITER_PREFIX_CHARS_MAX: usize = 128;
 /// Links, at most.
 pub const LINKS_MAX: usize = 4;
 /// Service addresses, at most.

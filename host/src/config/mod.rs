@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use staffetta_arbiter::Endpoint;
 
 pub use error::ConfigError;
 pub use host::check_against_host;
@@ -45,6 +46,8 @@ pub struct Config {
     pub references: Vec<ReferenceConfig>,
     /// Up to [`defaults::CHECKS_MAX`] service checks.
     pub checks: Vec<CheckConfig>,
+    /// The register outside of the pair that breaks ties; none where the pair decides alone.
+    pub arbiter: Option<ArbiterConfig>,
     /// The three policies.
     pub policies: PoliciesConfig,
     /// Licensing.
@@ -174,6 +177,21 @@ pub enum CheckTarget {
     },
     /// SIP OPTIONS over UDP is answered.
     Sip(SocketAddr),
+}
+
+/// The arbiter: an etcd cluster outside of the pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArbiterConfig {
+    /// Its members, the preferred one first.
+    pub endpoints: Vec<Endpoint>,
+    /// What its keys begin with.
+    pub prefix: String,
+    /// Certificates of the authorities that sign its members'.
+    pub ca_file: Option<PathBuf>,
+    /// Certificate and key of this node, where etcd asks for one.
+    pub identity_files: Option<(PathBuf, PathBuf)>,
+    /// User, and the file with its password, where etcd asks for them.
+    pub login: Option<(String, PathBuf)>,
 }
 
 /// The three policies.
@@ -311,8 +329,9 @@ impl Config {
             [&self.policies.failover, &self.policies.license, &self.policies.split_brain].map(
                 |policy| (policy.file.is_some(), policy.pin, serde_json::json!(policy.settings)),
             );
+        let arbiter = self.arbiter.as_ref().map(|arbiter| arbiter.prefix.as_str());
         let shared = format!(
-            "{:?} {:?} {vips:?} {policies:?} {:?}",
+            "{:?} {:?} {vips:?} {policies:?} {:?} {arbiter:?}",
             self.cluster.id,
             self.timing.parts_ms(),
             self.license.trusted_keys

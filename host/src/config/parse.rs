@@ -16,6 +16,7 @@ use super::{
     defaults, parse_hex,
 };
 
+mod arbiter;
 mod check;
 mod conflict;
 
@@ -43,6 +44,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         vips: raw.vip.iter().map(|vip| reader.vip(vip)).collect::<Result<_>>()?,
         references: raw.reference.iter().map(|r| reader.reference(r)).collect::<Result<_>>()?,
         checks: raw.check.iter().map(|c| reader.check(c)).collect::<Result<_>>()?,
+        arbiter: raw.arbiter.as_ref().map(|arbiter| reader.arbiter(arbiter)).transpose()?,
         policies: reader.policies(&raw.policy)?,
         license: reader.license(&raw.license)?,
         journal_bytes_max: reader.journal_bytes(&raw)?,

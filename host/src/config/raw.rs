@@ -22,6 +22,7 @@ pub(super) struct RawConfig {
     pub(super) reference: Vec<Spanned<RawReference>>,
     #[serde(default)]
     pub(super) check: Vec<Spanned<RawCheck>>,
+    pub(super) arbiter: Option<Spanned<RawArbiter>>,
     #[serde(default)]
     pub(super) policy: RawPolicies,
     #[serde(default)]
@@ -108,6 +109,19 @@ pub(super) struct RawCheck {
     pub(super) timeout_ms: Number,
     pub(super) rise: Number,
     pub(super) fall: Number,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawArbiter {
+    #[serde(default)]
+    pub(super) endpoints: Vec<Spanned<String>>,
+    pub(super) prefix: Text,
+    pub(super) ca_file: Text,
+    pub(super) cert_file: Text,
+    pub(super) key_file: Text,
+    pub(super) user: Text,
+    pub(super) password_file: Text,
 }
 
 #[derive(Deserialize, Default)]

@@ -45,6 +45,44 @@ fn edited(edits: &[(&str, &str)]) -> String {
     })
 }
 
+const ARBITER: &str = "endpoints = [\"http://10.0.0.5:2379\"]";
+
+#[test]
+fn an_arbiter_is_typed_and_complete() {
+    let with = |text: &str| parse(&format!("{GOOD}[arbiter]\n{text}\n"));
+    assert_eq!(parse(GOOD).unwrap().arbiter, None);
+    let plain = with(ARBITER).unwrap().arbiter.unwrap();
+    assert_eq!(plain.endpoints[0].to_string(), "http://10.0.0.5:2379");
+    assert_eq!((plain.prefix.as_str(), plain.ca_file), ("/staffetta", None));
+    let full = with(
+        "endpoints = [\"https://e1\", \"https://e2\"]\nprefix = \"/site/\"\nca_file = \"ca.pem\"\n\
+         cert_file = \"n.pem\"\nkey_file = \"n.key\"\nuser = \"u\"\npassword_file = \"pw\"",
+    );
+    let full = full.unwrap().arbiter.unwrap();
+    assert_eq!(full.prefix, "/site");
+    assert_eq!(full.ca_file.unwrap(), Path::new("/etc/staffetta/ca.pem"));
+    assert_eq!(full.login.unwrap().0, "u");
+    assert!(full.identity_files.is_some());
+    for (text, words) in [
+        ("", "`endpoints` is missing here"),
+        ("endpoints = []", "`endpoints` is missing here"),
+        ("endpoints = [\"10.0.0.5\"]", "it begins with neither http:// nor https://"),
+        ("endpoints = [\"http://e1\", \"http://e1:2379\"]", "is there twice"),
+        ("endpoints = [\"https://e1\"]", "https needs `ca_file`"),
+        (&format!("{ARBITER}\ncert_file = \"n.pem\""), "belong together"),
+        (&format!("{ARBITER}\nuser = \"u\""), "belong together"),
+        (&format!("{ARBITER}\npassword_file = \"u\""), "belong together"),
+        (&format!("{ARBITER}\nprefix = \"site\""), "write a path like /staffetta"),
+        (&format!("{ARBITER}\nendpoint = \"x\""), "did you mean `endpoints`?"),
+    ] {
+        let error = with(text).unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+        assert!(error.starts_with("/etc/staffetta/staffetta.toml:"), "{error}");
+    }
+    let differs = |text: &str| with(text).unwrap().pair_digest();
+    assert_ne!(parse(GOOD).unwrap().pair_digest(), differs(ARBITER));
+}
+
 /// Refused with this line and these words; file and colon are checked by all.
 const REFUSED: &[(&str, &str, usize, &str)] = &[
     ("name = \"office\"", "nmae = \"office\"", 2, "unknown key `nmae`: did you mean `name`?"),

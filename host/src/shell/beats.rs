@@ -11,6 +11,7 @@
 //! After each input its effects are carried out; what an effect answers at once is an input of the
 //! same turn.
 
+use super::arbitrate::Requests;
 use super::clock::Clock;
 use super::decide::Job;
 use super::inbox::{Inbox, Mail, OrderReply};
@@ -19,7 +20,7 @@ use super::realtime;
 use super::report::{Report, Reporter};
 use super::snapshot::{Board, Snapshot};
 use crate::link::{About, Links, Received};
-use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, PersistId, Span};
+use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, PersistId, Reply, Span};
 use staffetta_vip::{GateClass, Kernel, KernelEvent, Renewal};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -60,6 +61,7 @@ pub(crate) struct Parts {
     pub inbox: Inbox,
     pub persist: mpsc::Sender<(PersistId, Durable)>,
     pub jobs: mpsc::Sender<Job>,
+    pub consult: Option<Requests>,
     pub reporter: Reporter,
     pub board: Board,
     pub about: About,
@@ -376,8 +378,11 @@ impl Beats {
             Effect::Claim { until, .. } => self.claim(until),
             Effect::Renew { until } => self.renew(until),
             Effect::Release => self.release(),
-            Effect::Consult(id, _) => {
-                self.queue.push_back(Event::Consulted(id, staffetta_core::Reply::Failed));
+            Effect::Consult(id, request) => {
+                let sent = self.parts.consult.as_ref().is_some_and(|c| c.send((id, request)).is_ok());
+                if !sent {
+                    self.queue.push_back(Event::Consulted(id, Reply::Failed));
+                }
             }
             Effect::Announce => {
                 let now = self.parts.clock.now();

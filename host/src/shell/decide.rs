@@ -11,8 +11,7 @@ use super::situation::{self, Site};
 use crate::evidence::Evidence;
 use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
 use crate::link::{About, LinkView};
-use staffetta_core::{Answerer, Ask, AskId, Event, Intent, Question as Asked, Side, Span, Verdict};
-use staffetta_policy::types::{FailoverIntent, FailoverVerdict, SplitBrainVerdict};
+use staffetta_core::{Answerer, Ask, AskId, Event, Question as Asked, Span, Verdict};
 use staffetta_policy::{Answer, FailoverChain, Kind, Policy, Speaker, SplitBrainChain, Subject};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -99,11 +98,14 @@ impl Decider {
         let id = question.ask.id;
         match question.ask.question {
             Asked::SplitBrain { a, b } => {
-                let situation = situation::split_brain(&self.site, &question.ask.seen, a, b);
+                let situation = staffetta_situation::split_brain(&self.site.pair, a, b);
                 let now = self.started.elapsed();
                 let wall = situation::wall();
                 let answer = self.split_brain.decide(&situation, &wall, now, question.until);
-                let verdict = answer.verdict.as_ref().map(|verdict| self.serve(verdict));
+                let verdict = answer
+                    .verdict
+                    .as_ref()
+                    .map(|verdict| staffetta_situation::split_brain_verdict(&self.site.pair, verdict));
                 self.reply(id, verdict);
                 let said = answer.verdict.as_ref().map(|verdict| {
                     let serve = verdict.serve.as_deref().unwrap_or("whoever serves");
@@ -121,7 +123,7 @@ impl Decider {
                 let now = self.started.elapsed();
                 let wall = situation::wall();
                 let answer = self.failover.decide(&situation, &wall, now, question.until);
-                self.reply(id, answer.verdict.as_ref().map(core_verdict));
+                self.reply(id, answer.verdict.as_ref().map(staffetta_situation::failover_verdict));
                 let said = answer
                     .verdict
                     .as_ref()
@@ -136,16 +138,6 @@ impl Decider {
             Some(verdict) => Event::Answered(id, verdict),
             None => Event::Unanswered(id),
         });
-    }
-
-    fn serve(&self, verdict: &SplitBrainVerdict) -> Verdict {
-        let intent = match verdict.serve.as_deref() {
-            None => Intent::Hold,
-            Some(name) if name == self.site.name(Side::A) => Intent::Serve(Side::A),
-            Some(name) if name == self.site.name(Side::B) => Intent::Serve(Side::B),
-            Some(_) => Intent::AskOperator,
-        };
-        Verdict { intent, recheck: None }
     }
 
     fn record<S: Subject + serde::Serialize>(
@@ -239,18 +231,6 @@ where
         notes: notes.collect(),
         attempts: attempts.collect(),
     }
-}
-
-fn core_verdict(verdict: &FailoverVerdict) -> Verdict {
-    let intent = match &verdict.intent {
-        FailoverIntent::Hold | FailoverIntent::Other(_) => Intent::Hold,
-        FailoverIntent::TakeOver => Intent::TakeOver,
-        FailoverIntent::GoOnAlone => Intent::GoOnAlone,
-        FailoverIntent::HandOver => Intent::HandOver,
-        FailoverIntent::StepDown => Intent::StepDown,
-        FailoverIntent::AskOperator => Intent::AskOperator,
-    };
-    Verdict { intent, recheck: verdict.recheck.map(|ms| Span::ms(ms.into())) }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> String {

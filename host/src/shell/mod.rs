@@ -5,12 +5,14 @@
 //! priority; licensing and the journal have threads of their own; everything else is on tokio and
 //! speaks to them over channels.
 
+mod arbitrate;
 mod beats;
 mod clock;
 mod decide;
 mod disk;
 mod inbox;
 mod lateness;
+mod level;
 mod licensing;
 mod margins;
 mod orders;
@@ -124,7 +126,16 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let identity = Identity::load_or_create(&config.node.identity_file)?;
     let loader = Loader::new(&config, Engine::new(Limits::default())?);
     let policies = start_policies(&config, &loader, &identity, &common)?;
-    let parts = beat_parts(&config, &identity, &common, inbox, policies.failover_jobs.clone())?;
+    let arbiter = crate::arbiter::client(&config)?;
+    let lease = Duration::from_millis(config.timing.parts_ms()[1]);
+    let consult = match &arbiter {
+        Some(client) => {
+            Some(arbitrate::start(client.clone(), common.outbox.clone(), lease)?)
+        }
+        None => None,
+    };
+    let jobs = policies.failover_jobs.clone();
+    let parts = beat_parts(&config, &identity, &common, inbox, jobs, consult)?;
     let (held, about) = (parts.kernel.held_flag(), parts.about.clone());
     let ended = Arc::new(tokio::sync::Notify::new());
     let end = Arc::clone(&ended);
@@ -147,6 +158,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         memory_locked,
         started,
         refused,
+        arbiter,
     };
     let tasks = tasks::Tasks { server, reports, reporter, loader, publisher, about, held, ended };
     let result = runtime.block_on(tasks::run(tasks, &running));
@@ -238,6 +250,7 @@ fn beat_parts(
     common: &Common,
     inbox: Inbox,
     jobs: Sender<Job>,
+    consult: Option<arbitrate::Requests>,
 ) -> anyhow::Result<Parts> {
     let side = if config.side_index() == 0 { Side::A } else { Side::B };
     let (file, disk) = EpochFile::open(&config.node.state_dir, side)?;
@@ -260,7 +273,7 @@ fn beat_parts(
         side,
         preferred: config.node.preferred,
         peer_preferred: config.peer.preferred,
-        arbiter: false,
+        arbiter: config.arbiter.is_some(),
         timing,
     };
     let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
@@ -272,6 +285,7 @@ fn beat_parts(
         inbox,
         persist: persister(file, common.outbox.clone(), common.reporter.clone()),
         jobs,
+        consult,
         reporter: common.reporter.clone(),
         board: common.board.clone(),
         about,

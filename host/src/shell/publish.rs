@@ -1,17 +1,18 @@
 //! Makes the status of the API from what hangs on the board and the shelves.
 
 use super::decide::Shelf;
+use super::level::{self, level};
 use super::licensing::Judgment;
 use super::report::{alarm_name, alarm_text};
 use super::snapshot::{Board, Snapshot};
 use crate::api::status::{
-    self, Alarm, GateStatus, LeaseSource, LeaseStatus, LevelStatus, LinkStatus, PeerStatus,
+    self, Alarm, GateStatus, LeaseSource, LeaseStatus, LinkStatus, PeerStatus,
     PoliciesStatus, PolicySource, PolicyStatus, Priority, RealtimeStatus, Spoke, Status, VipStatus,
 };
 use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::journal::JournalHandle;
-use staffetta_core::{Answerer, Disarmed, Level, PeerRole, Role, Span};
+use staffetta_core::{Answerer, PeerRole, Role, Span};
 use staffetta_policy::{Policy, Speaker};
 use staffetta_vip::GateClass;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) struct Publisher {
     pub digest: [u8; 32],
     /// Configured policies that the load gate refused at the start.
     pub refused: Vec<String>,
+    pub arbiter: Option<staffetta_arbiter::Client>,
 }
 
 impl Publisher {
@@ -46,7 +48,11 @@ impl Publisher {
         } else {
             (LeaseSource::Alone, view.own_lease)
         };
-        let source = if lease == Span::ZERO { LeaseSource::None } else { source };
+        let source = match source {
+            _ if lease == Span::ZERO => LeaseSource::None,
+            LeaseSource::Alone if view.arbiter.is_some() => LeaseSource::Arbiter,
+            source => source,
+        };
         let judged = self.judgment.lock().expect("no holder panics").clone();
         let shelf = self.shelf.lock().expect("no holder panics").clone();
         let mut decisions = self.journal.recent();
@@ -72,6 +78,7 @@ impl Publisher {
                 open: snapshot.held && serves,
             },
             level: level(view.level, serves),
+            arbiter: self.arbiter(snapshot, age),
             links: self.links(snapshot, age),
             vips: self.vips(snapshot),
             policies: PoliciesStatus {
@@ -89,6 +96,15 @@ impl Publisher {
             },
             stalls: snapshot.lateness.summary(),
         }
+    }
+
+    fn arbiter(&self, snapshot: &Snapshot, age: Span) -> Option<status::ArbiterStatus> {
+        let names = match self.config.side_index() {
+            0 => [&self.config.node.name, &self.config.peer.name],
+            _ => [&self.config.peer.name, &self.config.node.name],
+        };
+        let error = self.arbiter.as_ref().and_then(staffetta_arbiter::Client::last_error);
+        snapshot.view.arbiter.map(|view| level::arbiter(&view, age, names, error))
     }
 
     fn peer(&self, snapshot: &Snapshot, age: Span) -> Option<PeerStatus> {
@@ -248,57 +264,6 @@ fn waiting(snapshot: &Snapshot) -> Option<String> {
         return Some("the operator: `staffetta start --alone` if the peer is really down".into());
     }
     (view.role == Role::Joining).then(|| "the peer".into())
-}
-
-fn level(level: Level, serves: bool) -> LevelStatus {
-    let (name, why) = match level {
-        Level::Arbitrated => (status::Level::Arbitrated, "the arbiter answers"),
-        Level::Paired => (
-            status::Level::Paired,
-            "the peer grants the lease over two links or more; there is no arbiter, so a full \
-             partition is told from a crash by evidence only",
-        ),
-        Level::EvidenceOnly => (
-            status::Level::EvidenceOnly,
-            "one link is left between the nodes: if it is cut, references and the VIP probe alone \
-             tell a crash from a partition",
-        ),
-        Level::Alone if serves => {
-            (status::Level::Alone, "this node serves without the grants of its peer")
-        }
-        Level::Alone => (status::Level::Alone, "the peer is not heard"),
-        Level::Disarmed(Disarmed::Maintenance) => {
-            (status::Level::TakeoverDisarmed, "maintenance is on: `staffetta maintenance off`")
-        }
-        Level::Disarmed(Disarmed::NotEligible) => (
-            status::Level::TakeoverDisarmed,
-            "the node that would take over is not fit: see its checks and its service network",
-        ),
-        Level::Disarmed(Disarmed::NotFormed) => {
-            (status::Level::TakeoverDisarmed, "the pair has not formed yet")
-        }
-        Level::Disarmed(Disarmed::NoPrimary) => {
-            (status::Level::TakeoverDisarmed, "no node serves at the moment")
-        }
-        Level::Disarmed(Disarmed::ArbiterAway) => (
-            status::Level::TakeoverDisarmed,
-            "the arbiter does not answer this node: `staffetta arbiter check`",
-        ),
-        Level::Disarmed(Disarmed::ArbiterSlow) => (
-            status::Level::TakeoverDisarmed,
-            "arbiter slow: it answers too late to carry a primary alone, so the crash of either \
-             node is a gap; make lease_ms longer or bring the arbiter nearer",
-        ),
-        Level::Disarmed(Disarmed::NoRegister) => (
-            status::Level::TakeoverDisarmed,
-            "the arbiter holds no register: a primary with a live lease writes it",
-        ),
-        Level::Disarmed(Disarmed::ArbiterAwayFromPeer) => (
-            status::Level::TakeoverDisarmed,
-            "the arbiter does not answer the peer in time: see `staffetta arbiter check` there",
-        ),
-    };
-    LevelStatus { name, why: why.into() }
 }
 
 fn role(role: Role) -> status::Role {

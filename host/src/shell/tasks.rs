@@ -8,6 +8,7 @@ use super::publish::{Publisher, digests};
 use super::report::{Reporter, write_down};
 use super::snapshot::Snapshot;
 use super::{Running, orders};
+use crate::api::status::{Level, LevelStatus};
 use crate::api::{Control, Server};
 use crate::evidence::{run_checks, run_references};
 use crate::journal::EventLevel;
@@ -77,6 +78,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let mut margins = Margins::new(&publisher.config);
     let mut told = Told { at: std::time::Instant::now(), about, health: None };
     let mut stopping: Option<tokio::time::Instant> = None;
+    let mut level = None;
     loop {
         let abandon = async {
             match stopping {
@@ -98,14 +100,29 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
             () = publisher.board.changed() => {}
         }
         if let Some(snapshot) = publisher.board.newest() {
+            let status = margins.status(&publisher, &reporter, &snapshot);
+            journal_level(&mut level, &status.level, &reporter);
             // Nobody may be looking at the status.
-            let _ = ends.status.send(Arc::new(margins.status(&publisher, &reporter, &snapshot)));
+            let _ = ends.status.send(Arc::new(status));
             told.tell(&publisher, running, &snapshot);
         }
     }
     down.notify_one();
     api.await??;
     Ok(())
+}
+
+/// Every change of the guarantee in force goes to the journal, with its reason.
+fn journal_level(last: &mut Option<LevelStatus>, now: &LevelStatus, reporter: &Reporter) {
+    if last.as_ref() == Some(now) {
+        return;
+    }
+    let matters = match now.name {
+        Level::Arbitrated | Level::Paired => EventLevel::Info,
+        Level::EvidenceOnly | Level::Alone | Level::TakeoverDisarmed => EventLevel::Warn,
+    };
+    reporter.event(matters, "level", format!("guarantee in force: {}; {}", now.name, now.why));
+    *last = Some(now.clone());
 }
 
 fn stop_beats(

@@ -7,7 +7,7 @@ mod failback;
 mod settings;
 
 use staffetta_sdk::failover::{
-    Answerer, Outcome, Policy, Question, References, Seat, Situation, Verdict, ask_operator,
+    Answerer, Arbiter, Outcome, Policy, Question, References, Seat, Situation, Verdict, ask_operator,
     go_on_alone, hand_over, hold, step_down, take_over,
 };
 use staffetta_sdk::{Given, Health, Node, Role, failover_policy};
@@ -56,7 +56,8 @@ fn start(situation: &Situation, settings: &Settings) -> Verdict {
     if me.maintenance {
         return ask_operator("this node is in maintenance: it does not start alone");
     }
-    if me.flag("host.was-primary") != Some(true) {
+    let arbitrated = situation.arbiter.as_ref().is_some_and(vouches);
+    if me.flag("host.was-primary") != Some(true) && !arbitrated {
         return ask_operator(
             "this node was not primary last, and its peer does not answer: the peer may have newer \
              data. Start it with `staffetta start --alone` if the peer is gone",
@@ -69,13 +70,24 @@ fn start(situation: &Situation, settings: &Settings) -> Verdict {
         return ask_operator("a machine that is not of this pair answers on the service address")
             .recheck_ms(CONDITION_RECHECK_MS);
     }
-    let reason = if situation.answers(Answerer::NotProbed) {
+    let reason = if arbitrated {
+        "the arbiter answers, and everything that the peer acknowledged is here"
+    } else if situation.answers(Answerer::NotProbed) {
         // A routed address cannot be probed; where it can, the host probes before it asks.
         "it was primary last, and the service address cannot be probed"
     } else {
         "it was primary last, and nobody answers on the service address"
     };
     evidence(situation, take_over(reason))
+}
+
+/// The register is known, and its holder left nothing that the other node does not have.
+fn vouches(arbiter: &Arbiter) -> bool {
+    match arbiter.seat {
+        Seat::Mine => true,
+        Seat::Peers => arbiter.peer_synced,
+        Seat::Free | Seat::Unreachable => false,
+    }
 }
 
 /// A standby's promise to a silent primary ran out.
@@ -136,6 +148,12 @@ fn own_obstacle(situation: &Situation, settings: &Settings) -> Option<Verdict> {
                       both sides changed";
         return Some(ask_operator(reason));
     }
+    let missing = |arbiter: &Arbiter| arbiter.seat == Seat::Peers && !arbiter.peer_synced;
+    if situation.arbiter.as_ref().is_some_and(missing) {
+        let reason = "the arbiter's register says that the peer acknowledged changes which are not \
+                      here";
+        return Some(ask_operator(reason));
+    }
     if !settings.require_references {
         return None;
     }
@@ -162,7 +180,9 @@ fn failed_checks(node: &Node) -> String {
 /// A primary's lease runs out because its standby is silent.
 fn lease_runs_out(situation: &Situation, settings: &Settings) -> Verdict {
     let me = &situation.me;
-    if situation.arbiter.as_ref().is_some_and(|arbiter| arbiter.seat == Seat::Peers) {
+    // Without `alone` it is a record of the peer's reign before this one.
+    let lost = |arbiter: &Arbiter| arbiter.seat == Seat::Peers && arbiter.alone;
+    if situation.arbiter.as_ref().is_some_and(lost) {
         return step_down("the arbiter has given the service to the peer");
     }
     if let Some(why) = isolated(me, settings) {

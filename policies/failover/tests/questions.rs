@@ -81,8 +81,10 @@ fn goes_on_alone_unless_isolated() {
     check(alone().reference("gateway", None), "go-on-alone", "probed yet");
     check(alone().reference("gateway", Some(false)), "step-down", "isolated");
     check(alone().me(|me| me.service_network = Health::Failed), "step-down", "isolated");
-    let lost = Arbiter { seat: Seat::Peers, ..Arbiter::default() };
+    let lost = Arbiter { seat: Seat::Peers, alone: true, ..Arbiter::default() };
     check(alone().with(|s| s.arbiter = Some(lost)), "step-down", "arbiter");
+    let stale = Arbiter { seat: Seat::Peers, alone: false, ..Arbiter::default() };
+    check(alone().with(|s| s.arbiter = Some(stale)), "go-on-alone", "no reference");
 }
 
 #[test]
@@ -114,6 +116,23 @@ fn starts_alone_only_where_it_was_primary() {
     check(joining().vip(Answerer::Nobody), "ask-operator", "start --alone");
     let not = joining().me(|me| me.facts.push(flag("host.was-primary", false)));
     check(not, "ask-operator", "start --alone");
+}
+
+#[test]
+fn the_arbiter_vouches_for_data() {
+    let register = |seat, peer_synced| Arbiter { seat, peer_synced, ..Arbiter::default() };
+    let starts = |arbiter| joining().vip(Answerer::Nobody).with(|s| s.arbiter = Some(arbiter));
+    check(starts(register(Seat::Mine, false)), "take-over", "arbiter answers");
+    check(starts(register(Seat::Peers, true)), "take-over", "arbiter answers");
+    check(starts(register(Seat::Peers, false)), "ask-operator", "start --alone");
+    check(starts(register(Seat::Free, true)), "ask-operator", "start --alone");
+    check(starts(register(Seat::Unreachable, true)), "ask-operator", "start --alone");
+    let cut = starts(register(Seat::Peers, true)).reference("gateway", Some(false));
+    check(cut, "hold", "cut off");
+    let takes = |arbiter| silent().with(|s| s.arbiter = Some(arbiter));
+    check(takes(register(Seat::Peers, true)), "take-over", "silent");
+    check(takes(register(Seat::Mine, false)), "take-over", "silent");
+    check(takes(register(Seat::Peers, false)), "ask-operator", "not here");
 }
 
 #[test]

@@ -495,14 +495,6 @@ impl Node {
         Span((lead + timing.beat()).0.min(most.0))
     }
 
-    /// The longest answer that can still carry a primary alone: it must come between the question
-    /// and the end of the lease, and from then on a third of a lease before each end.
-    fn latency_max(&self) -> Span {
-        let timing = self.timing();
-        let first = timing.granted().minus(timing.silence() + timing.parts().policy_deadline);
-        Span(first.0.min(timing.granted().scaled(3, 5).0))
-    }
-
     pub(super) fn standing(&self, now: Mono) -> Option<Standing> {
         let arbiter = self.arbiter.as_ref()?;
         let fresh = self.poll() + self.patience();
@@ -510,7 +502,7 @@ impl Node {
         Some(match arbiter.known {
             _ if away => Standing::Away,
             None => Standing::Away,
-            Some(_) if arbiter.latency(now) > self.latency_max() => Standing::Slow,
+            Some(_) if arbiter.latency(now) > self.timing().arbiter_latency_max() => Standing::Slow,
             Some(Known { register: None, .. }) => Standing::NoRegister,
             Some(_) => Standing::Ready,
         })

@@ -1,0 +1,284 @@
+//! Draws a history from a seed.
+//!
+//! Faults come in clusters: what breaks a protocol is seldom one fault, and never one a minute.
+
+use crate::dice::Dice;
+use crate::fault::{DiskMode, EffectKind, Fault, Point, PolicyMode};
+use crate::plan::{Ending, History, Licensing, Pair, Premise, Tiebreak, Timed, Weather};
+use staffetta_core::{Order, Side};
+
+/// Simulated time before the ending begins, ms.
+pub const HISTORY_MS: u64 = 60_000;
+/// Faults of a history.
+pub const FAULTS_MIN: u64 = 5;
+const FAULTS_MAX: u64 = 16;
+/// The pair forms and settles before anything breaks, in most histories.
+const SETTLED_MS: u64 = 2_500;
+
+const PURPOSE_PLAN: u64 = 1;
+
+/// The history of a seed.
+#[must_use]
+pub fn draw(pair: &Pair, seed: u64) -> History {
+    let mut dice = Dice::new(seed, PURPOSE_PLAN);
+    let arbiter = match pair.arbiter {
+        Tiebreak::Never => false,
+        Tiebreak::Always => true,
+        Tiebreak::Both => seed.is_multiple_of(2),
+    };
+    let premise = premise(&mut dice);
+    let weather = weather(&mut dice, pair, premise);
+    let mut draw = Draw { dice, pair, premise, arbiter, weather };
+    let faults = draw.faults();
+    let ending = draw.ending(&faults);
+    History { seed, premise, arbiter, weather, faults, until_ms: HISTORY_MS, ending }
+}
+
+fn side(dice: &mut Dice) -> Side {
+    if dice.roll(2) == 0 { Side::A } else { Side::B }
+}
+
+fn premise(dice: &mut Dice) -> Premise {
+    match dice.roll(100) {
+        0..=14 => Premise::Calm,
+        15..=54 => Premise::Linked,
+        55..=69 => Premise::OneWay(side(dice)),
+        70..=91 => Premise::Parted,
+        _ => Premise::Paused,
+    }
+}
+
+fn weather(dice: &mut Dice, pair: &Pair, premise: Premise) -> Weather {
+    let parts = pair.timing.parts();
+    let (delay_max_us, slack_us) = (parts.delay.0 / 1_000, parts.slack.0 / 1_000);
+    let fast = dice.roll(2) == 0;
+    let edge = dice.roll(2) == 0;
+    let mut ppm = [0, 0];
+    for (at, rate) in ppm.iter_mut().enumerate() {
+        let size = i64::try_from(if edge { 995 } else { dice.roll(996) }).unwrap_or(0);
+        *rate = if fast == (at == 0) { size } else { -size };
+    }
+    let delay_us = dice.between(50, delay_max_us * 2 / 5);
+    Weather {
+        links: if premise == Premise::Calm || dice.chance(700) { 2 } else { 1 },
+        ppm,
+        delay_us,
+        // The rest of D is for the lateness of wake-ups.
+        jitter_us: dice.roll(delay_max_us * 9 / 10 - delay_us),
+        gate_late_us: dice.roll(slack_us.saturating_sub(1_500)),
+        gate_permille: *dice.pick(&[900, 900, 1_000]),
+        disk_us: dice.between(200, 8_000),
+        policy_us: dice.between(200, 6_000),
+        arbiter_us: dice.between(300, parts.lease.0 / 1_000 / 20),
+        licensing: match dice.roll(8) {
+            0 => Licensing::Ends,
+            1 => Licensing::Valid,
+            _ => Licensing::Off,
+        },
+        old: dice.chance(150).then(|| side(dice)),
+    }
+}
+
+struct Draw<'a> {
+    dice: Dice,
+    pair: &'a Pair,
+    premise: Premise,
+    arbiter: bool,
+    weather: Weather,
+}
+
+impl Draw<'_> {
+    fn lease_ms(&self) -> u64 {
+        self.pair.timing.parts().lease.as_ms()
+    }
+
+    fn faults(&mut self) -> Vec<Timed> {
+        let count = self.dice.between(FAULTS_MIN, FAULTS_MAX);
+        let clusters = self.dice.between(1, 4);
+        let mut faults = Vec::new();
+        let early = self.premise != Premise::Calm && self.dice.chance(150);
+        let from_ms = if early { 0 } else { SETTLED_MS };
+        for cluster in 0..clusters {
+            let of_this = count / clusters + u64::from(cluster < count % clusters);
+            let mut at_us = self.dice.between(from_ms, HISTORY_MS - 15_000) * 1_000;
+            for _ in 0..of_this {
+                if at_us >= HISTORY_MS * 1_000 {
+                    at_us = self.dice.between(from_ms, HISTORY_MS - 1_000) * 1_000;
+                }
+                let fault = self.fault();
+                faults.push(Timed { at_us, fault });
+                let scale = *self.dice.pick(&[1, 4, 12, 50]);
+                at_us += self.dice.roll(self.lease_ms() * 1_000 / 4 * scale);
+            }
+        }
+        faults.sort_by_key(|timed| timed.at_us);
+        faults
+    }
+
+    /// Some length of time, short ones more often, ms.
+    fn span(&mut self) -> u64 {
+        let lease = self.lease_ms();
+        let scale = *self.dice.pick(&[lease / 4, lease, lease * 3, lease * 10, lease * 40]);
+        1 + self.dice.roll(scale)
+    }
+
+    fn fault(&mut self) -> Fault {
+        match self.premise {
+            Premise::Calm => self.calm_fault(),
+            Premise::Linked | Premise::OneWay(_) | Premise::Parted | Premise::Paused => {
+                self.hard_fault()
+            }
+        }
+    }
+
+    /// Loss up to a fifth, delays, and stalls that leave most of the lease.
+    fn calm_fault(&mut self) -> Fault {
+        let node = side(&mut self.dice);
+        let lease = self.lease_ms();
+        match self.dice.roll(if self.arbiter { 8 } else { 6 }) {
+            0 | 1 => Fault::Freeze { node, ms: 1 + self.dice.roll(lease * 2 / 5) },
+            2 | 3 => {
+                let link = self.dice.chance(500).then(|| u8::from(self.dice.chance(500)));
+                let (lose, ms) = (self.dice.roll(200), self.span());
+                Fault::Noise { from: node, link, lose, late_ms: 0, double: 200, ms }
+            }
+            4 => Fault::Cut { from: node, link: Some(1), ms: self.span() },
+            5 => {
+                let mode = DiskMode::Slow(1 + self.dice.roll(lease / 3));
+                Fault::Disk { node, mode, ms: self.span() }
+            }
+            6 => Fault::ArbiterDown { ms: self.span() },
+            _ => {
+                let (by_ms, ms) = (self.dice.roll(lease), self.span());
+                Fault::ArbiterSlow { by_ms, ms }
+            }
+        }
+    }
+
+    fn hard_fault(&mut self) -> Fault {
+        let node = side(&mut self.dice);
+        let ms = self.span();
+        let effect = *self.dice.pick(&EffectKind::ALL);
+        let point = if self.dice.roll(2) == 0 { Point::Before } else { Point::After };
+        match self.dice.roll(if self.arbiter { 41 } else { 34 }) {
+            0 | 1 => Fault::Kill { node, down_ms: ms },
+            2 | 3 => Fault::PowerCut { node, down_ms: ms },
+            4..=6 => Fault::KillAt { node, effect, point, down_ms: ms },
+            7..=8 => Fault::FreezeAt { node, effect, point, ms },
+            9 | 10 => Fault::Freeze { node, ms },
+            11 | 12 if self.premise == Premise::Paused => Fault::Pause { node, ms },
+            11 | 12 => Fault::Suspend { node, ms },
+            13..=16 => self.cut(ms),
+            17 | 18 => self.noise(ms),
+            19 | 20 => self.disk(node, ms),
+            21 => Fault::Refuse { node, ms },
+            22 => Fault::SlowRelease { node, each_ms: 1 + self.dice.roll(60), ms },
+            23 => Fault::Flush { node, ms },
+            24 | 25 => self.policy(node, ms),
+            26 => Fault::References { node, ms },
+            27 => Fault::Services { node, ms },
+            28 => Fault::Lan { node, carrier: self.dice.chance(500), ms },
+            29 => Fault::Stranger { ms },
+            30..=33 => self.order(node),
+            34 | 35 => Fault::ArbiterAway { node, ms },
+            36 => Fault::ArbiterDown { ms },
+            37 => Fault::ArbiterSlow { by_ms: self.dice.roll(self.lease_ms() * 2), ms },
+            38 => Fault::RepliesLost { node, ms },
+            39 => Fault::Synced { node, synced: self.dice.chance(500) },
+            _ if self.dice.chance(500) => Fault::Wiped,
+            _ => Fault::RepliesLost { node, ms },
+        }
+    }
+
+    /// What may be cut depends on the premise; an arbiter allows everything.
+    fn cut(&mut self, ms: u64) -> Fault {
+        let spare = self.weather.links > 1 && self.dice.chance(400);
+        let mut from = side(&mut self.dice);
+        let link = match self.premise {
+            _ if spare => Some(1),
+            Premise::Parted => None,
+            Premise::OneWay(passes) => {
+                from = passes.other();
+                None
+            }
+            Premise::Calm | Premise::Linked | Premise::Paused => Some(1),
+        };
+        if link.is_none() && self.premise == Premise::Parted && self.dice.chance(600) {
+            // The other direction follows from a second draw, at the same time or nearly so.
+            return Fault::Cut { from, link: None, ms: ms * 2 };
+        }
+        Fault::Cut { from, link, ms }
+    }
+
+    fn noise(&mut self, ms: u64) -> Fault {
+        let Fault::Cut { from, link, .. } = self.cut(ms) else { unreachable!("a cut is a cut") };
+        let lose = *self.dice.pick(&[0, 100, 300, 700]);
+        let late_ms = self.dice.roll(self.lease_ms() * 3);
+        Fault::Noise { from, link, lose, late_ms, double: self.dice.roll(500), ms }
+    }
+
+    fn disk(&mut self, node: Side, ms: u64) -> Fault {
+        let mode = match self.dice.roll(4) {
+            0 => DiskMode::Fails,
+            1 => DiskMode::Stuck,
+            _ => DiskMode::Slow(1 + self.dice.roll(self.lease_ms())),
+        };
+        Fault::Disk { node, mode, ms }
+    }
+
+    fn policy(&mut self, node: Side, ms: u64) -> Fault {
+        let mode = match self.dice.roll(5) {
+            0 => PolicyMode::Traps,
+            1 => PolicyMode::Late,
+            2 => PolicyMode::Lost,
+            3 => PolicyMode::Holds,
+            _ => PolicyMode::Nonsense,
+        };
+        Fault::Policy { node, mode, ms }
+    }
+
+    fn order(&mut self, node: Side) -> Fault {
+        let order = match self.dice.roll(8) {
+            0..=3 => Order::Switchover,
+            4 => Order::StartAlone,
+            5 => Order::Maintenance(self.dice.chance(400)),
+            _ => Order::Stop,
+        };
+        Fault::Order { node, order }
+    }
+
+    fn ending(&mut self, faults: &[Timed]) -> Ending {
+        let wiped = faults.iter().any(|timed| timed.fault == Fault::Wiped);
+        let node = side(&mut self.dice);
+        let other = side(&mut self.dice);
+        let calm = self.premise == Premise::Calm;
+        let one_way = match self.premise {
+            Premise::OneWay(passes) => passes.other(),
+            Premise::Calm | Premise::Linked | Premise::Parted | Premise::Paused => node,
+        };
+        if self.arbiter {
+            return match self.dice.roll(12) {
+                0..=2 => Ending::AllUp,
+                3 => Ending::ArbiterDead,
+                _ if wiped || calm => Ending::AllUp,
+                4..=6 => Ending::Dead(node),
+                7 => Ending::Cut,
+                8 => Ending::OneWay(node),
+                9 => Ending::OneWayReaches(node, other),
+                10 => Ending::CutFromArbiter(node),
+                _ => Ending::CutReaches(node),
+            };
+        }
+        match self.dice.roll(6) {
+            0..=2 => Ending::AllUp,
+            _ if calm => Ending::AllUp,
+            3 => Ending::Dead(node),
+            4 if matches!(self.premise, Premise::Parted) => Ending::Cut,
+            4 => Ending::Dead(node),
+            _ if matches!(self.premise, Premise::OneWay(_) | Premise::Parted) => {
+                Ending::OneWay(one_way)
+            }
+            _ => Ending::AllUp,
+        }
+    }
+}

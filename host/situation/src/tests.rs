@@ -1,0 +1,42 @@
+use super::*;
+use staffetta_core::{Epoch, Register, Stamp};
+
+fn view(standing: Standing, holder: Option<u64>) -> ArbiterView {
+    let register = holder.map(|epoch| Register {
+        epoch: Epoch(epoch),
+        alone: true,
+        peer_synced: true,
+        lease: Span::ms(300),
+        slack: Span::ms(20),
+        stamp: Stamp::default(),
+    });
+    ArbiterView {
+        answered: Some(Span::ms(40)),
+        latency: Span::ms(5),
+        standing,
+        register,
+        unchanged: Span::ms(100),
+    }
+}
+
+#[test]
+fn the_seat_of_the_arbiter() {
+    let seat = |standing, holder| arbiter(Side::A, &view(standing, holder)).seat;
+    assert_eq!(seat(Standing::Ready, Some(4)), Seat::Mine);
+    assert_eq!(seat(Standing::Slow, Some(5)), Seat::Peers);
+    assert_eq!(seat(Standing::Away, Some(5)), Seat::Unreachable);
+    assert_eq!(seat(Standing::NoRegister, None), Seat::Free);
+    let said = arbiter(Side::A, &view(Standing::Ready, Some(4)));
+    assert_eq!((said.epoch, said.alone, said.peer_synced, said.age), (4, true, true, 40));
+}
+
+#[test]
+fn silence_is_the_cores_finding_and_answers_are_per_address() {
+    let address: IpAddr = "10.0.0.50".parse().unwrap();
+    let vip = (address, "10.0.0.50/24".to_owned());
+    let said = |core, own: &[_]| service_address(&vip, (core, Span::ms(7)), own).answerer;
+    let stranger = [(address, Answerer::Stranger, Span::ms(1))];
+    assert_eq!(said(Answerer::Nobody, &stranger), failover::Answerer::Nobody);
+    assert_eq!(said(Answerer::Peer, &stranger), failover::Answerer::Stranger);
+    assert_eq!(said(Answerer::Peer, &[]), failover::Answerer::Peer);
+}

@@ -1,0 +1,94 @@
+//! A real etcd on the machine outside the pair, behind a proxy that does harm on order.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use staffetta_arbiter::proxy::{Behaviour, Proxy};
+use staffetta_arbiter::server::{EtcdOptions, EtcdServer, is_installed};
+use staffetta_lab::{ARBITER_IP, Lab};
+
+/// Where both nodes look for the arbiter: the proxy.
+const PORT: u16 = 2379;
+/// Where etcd listens, on the loopback interface of its machine.
+const ETCD_PORT: u16 = 12_379;
+const ETCD_PEER_PORT: u16 = 12_380;
+
+/// The arbiter's machine: an etcd and the proxy in front of it.
+pub struct ArbiterSeat {
+    // Dropped in this order.
+    proxy: Proxy,
+    etcd: Arc<Mutex<EtcdServer>>,
+    _folder: tempfile::TempDir,
+}
+
+impl ArbiterSeat {
+    /// What the nodes are configured with.
+    #[must_use]
+    pub fn endpoint() -> String {
+        format!("http://{ARBITER_IP}:{PORT}")
+    }
+
+    /// Why there can be none here; nothing when there can.
+    #[must_use]
+    pub fn missing() -> Option<&'static str> {
+        (!is_installed()).then_some("etcd is not installed: apt-get install etcd-server")
+    }
+
+    /// Starts both.
+    ///
+    /// # Errors
+    /// When the world has no machine for it, or etcd does not start.
+    pub fn start(lab: &Lab) -> Result<ArbiterSeat> {
+        let space = lab.arbiter().context("the world has no machine for an arbiter")?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().to_owned();
+        let etcd = space.run(move || EtcdServer::start(etcd(&path)))?;
+        let target = etcd.address();
+        let listen = SocketAddr::new(IpAddr::V4(ARBITER_IP), PORT);
+        let proxy = space.run(move || Proxy::start(listen, target))?;
+        Ok(ArbiterSeat { proxy, etcd: Arc::new(Mutex::new(etcd)), _folder: folder })
+    }
+
+    /// What the way to etcd does from now on.
+    pub fn set(&self, behaviour: Behaviour) {
+        self.proxy.set(behaviour);
+    }
+
+    /// Write replies swallowed since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.proxy.dropped()
+    }
+
+    /// Loses all data and starts again.
+    ///
+    /// # Errors
+    /// When etcd does not start.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn wipe(&self, lab: &Lab) -> Result<()> {
+        let space = lab.arbiter().context("the world has no machine for an arbiter")?;
+        let etcd = Arc::clone(&self.etcd);
+        // A process belongs to the namespace of the thread that starts it.
+        space.run(move || {
+            let mut etcd = etcd.lock().expect("no panic under this lock");
+            etcd.wipe()?;
+            etcd.restart()
+        })?;
+        Ok(())
+    }
+}
+
+fn etcd(folder: &Path) -> EtcdOptions {
+    let local = |port| SocketAddr::new(IpAddr::from([127, 0, 0, 1]), port);
+    EtcdOptions {
+        listen: local(ETCD_PORT),
+        peer: local(ETCD_PEER_PORT),
+        folder: folder.to_owned(),
+        tls: false,
+        arguments: Vec::new(),
+    }
+}
