@@ -20,6 +20,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("netlink_sys", &["host/vip/"]),
     ("rusqlite", &["host/src/journal"]),
     ("wit_bindgen", &["sdk/"]),
+    ("tokio_rustls", &["host/arbiter/"]),
 ];
 
 /// Derives by which the SDK's types are the same on both sides of the sandbox, behind a feature
@@ -36,6 +37,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("host/policy/src/", &["staffetta_core", "staffetta_vip", "staffetta_lab"]),
     ("host/vip/", &["staffetta_core", "staffetta_policy", "staffetta_lab"]),
     ("host/lab/", &["staffetta_core", "staffetta_policy", "staffetta_vip"]),
+    ("host/arbiter/", &["staffetta_policy", "staffetta_vip", "staffetta_lab", "staffetta_bundle"]),
     ("sdk/", &["staffetta_core", "staffetta_policy", "staffetta_vip", "staffetta_lab"]),
     ("policies/", &["staffetta_core", "staffetta_policy", "staffetta_vip", "staffetta_lab"]),
 ];

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use staffetta_core::{Register, Reply, Request};
 
 use crate::client::{Client, EndpointStatus, Inner, Limit};
-use crate::message::{self, LEASE_GRANT, LEASE_REVOKE, RANGE, Swapped, TXN};
+use crate::message::{self, From, LEASE_GRANT, LEASE_REVOKE, RANGE, Swapped, TXN};
 use crate::{ArbiterError, Endpoint};
 
 /// Life of a scratch key whose check was broken off.
@@ -24,7 +24,7 @@ pub struct CheckReport {
     pub register: Result<Option<Register>, ArbiterError>,
     /// Every endpoint, in the order of the configuration.
     pub endpoints: Vec<EndpointReport>,
-    /// Two endpoints that belong to different etcd clusters.
+    /// Two endpoints that do not lead to the same etcd cluster.
     pub mixed: Option<ArbiterError>,
 }
 
@@ -101,7 +101,7 @@ pub(crate) async fn run(
     };
     // Unlike that of every other check, on this node or the other.
     let run = RandomState::new().hash_one(std::process::id());
-    let mut endpoints = Vec::new();
+    let (mut endpoints, mut mixed) = (Vec::new(), None);
     for (at, endpoint) in client.endpoints().iter().enumerate() {
         let status = client.status(at, timeout).await;
         let mut trial = Trial {
@@ -112,7 +112,7 @@ pub(crate) async fn run(
             reads: Vec::new(),
             swaps: Vec::new(),
         };
-        let error = if status.is_ok() { trial.run(n).await.err() } else { None };
+        let error = if status.is_ok() { trial.run(n, &mut mixed).await.err() } else { None };
         endpoints.push(EndpointReport {
             endpoint: endpoint.clone(),
             status,
@@ -121,11 +121,12 @@ pub(crate) async fn run(
             error,
         });
     }
-    CheckReport { key: client.key().to_owned(), register, mixed: mixed(&endpoints), endpoints }
+    let mixed = other_cluster(&endpoints).or(mixed);
+    CheckReport { key: client.key().to_owned(), register, mixed, endpoints }
 }
 
-/// All that answer must belong to one etcd cluster.
-fn mixed(endpoints: &[EndpointReport]) -> Option<ArbiterError> {
+/// All that answer must name the same etcd cluster.
+fn other_cluster(endpoints: &[EndpointReport]) -> Option<ArbiterError> {
     let id = |report: &EndpointReport| Some(report.status.as_ref().ok()?.cluster_id);
     let mut known = endpoints.iter().filter_map(|report| Some((&report.endpoint, id(report)?)));
     let (other, other_id) = known.next()?;
@@ -145,13 +146,34 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    async fn run(&mut self, n: u32) -> Result<(), ArbiterError> {
+    async fn run(&mut self, n: u32, mixed: &mut Option<ArbiterError>) -> Result<(), ArbiterError> {
         let body = message::lease_grant(SCRATCH_S);
         let lease = self.ask(LEASE_GRANT, body, message::read_lease).await?;
         let result = self.run_with(&lease, n).await;
+        if result.is_ok() && mixed.is_none() {
+            *mixed = self.unseen_elsewhere().await;
+        }
         // The key goes with its lease.
         let revoked = self.ask(LEASE_REVOKE, message::lease_revoke(&lease), |_| Ok(())).await;
         result.and(revoked)
+    }
+
+    /// What was written on this endpoint must be seen on every other one that answers. Two etcds
+    /// that were started with the same words have the same cluster id, and two registers.
+    async fn unseen_elsewhere(&self) -> Option<ArbiterError> {
+        for at in (0..self.inner.endpoints.len()).filter(|at| *at != self.at) {
+            let limit = Limit::new(self.timeout);
+            let post = limit.post(RANGE, message::range(&self.key));
+            let read = |body: &[u8]| message::read_range(body, &self.key);
+            if let Ok(From { answer: None, .. }) = self.inner.ask_one(at, &post, limit, read).await
+            {
+                let endpoint = self.inner.endpoints[at].name().to_owned();
+                let here = self.inner.endpoints[self.at].name();
+                let what = format!("it does not show what was written on {here}");
+                return Some(ArbiterError::Broken { endpoint, what });
+            }
+        }
+        None
     }
 
     async fn run_with(&mut self, lease: &str, n: u32) -> Result<(), ArbiterError> {

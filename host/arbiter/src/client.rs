@@ -298,7 +298,7 @@ impl Inner {
     /// A swap must not be the first thing that an endpoint is asked: it may belong to another etcd
     /// cluster, and a register there is a second one.
     async fn know_cluster(self: &Arc<Self>, at: usize, limit: Limit) -> Result<(), ArbiterError> {
-        if self.endpoints.len() == 1 || self.standing().cluster_of(at).is_some() {
+        if self.endpoints.len() == 1 || self.standing().is_known(at) {
             return Ok(());
         }
         let post = limit.post(RANGE, message::range(&self.key));

@@ -152,6 +152,9 @@ impl Connections {
         request: Request<Full<Bytes>>,
     ) -> Result<(Connection, hyper::Response<hyper::body::Incoming>), Fault> {
         let mut request = request;
+        // The runtime looks at the sockets: a connection that the server has closed is seen as such
+        // before a swap is lost on it.
+        tokio::task::yield_now().await;
         while let Some(mut connection) = if post.fresh { None } else { self.take() } {
             // It is ready when its task has seen the end of the last answer: at once, or never.
             if !matches!(timeout(post.connect, connection.sender.ready()).await, Ok(Ok(()))) {

@@ -53,9 +53,10 @@ impl Standing {
         other.map_or(Ok(()), Err)
     }
 
-    /// The cluster that an endpoint named last.
-    pub(crate) fn cluster_of(&self, at: usize) -> Option<u64> {
-        self.clusters[at]
+    /// Whether an endpoint named its cluster, and no other one named another.
+    pub(crate) fn is_known(&self, at: usize) -> bool {
+        let cluster = self.clusters[at];
+        cluster.is_some() && self.clusters.iter().all(|id| id.is_none() || *id == cluster)
     }
 
     /// The cluster of the endpoint that answered last.
@@ -90,8 +91,10 @@ mod tests {
     fn one_cluster_or_none() {
         let mut standing = Standing::new(3);
         assert_eq!(standing.belongs(0, 7), Ok(()));
+        assert!(standing.is_known(0) && !standing.is_known(1));
         assert_eq!(standing.belongs(1, 7), Ok(()));
         assert_eq!(standing.belongs(2, 8), Err((0, 7)));
+        assert!((0..3).all(|at| !standing.is_known(at)), "a swap asks first");
         // The cluster was built anew: believed when the last endpoint says so.
         assert_eq!(standing.belongs(1, 8), Err((0, 7)));
         assert_eq!(standing.belongs(0, 8), Ok(()));

@@ -100,8 +100,8 @@ pub enum ArbiterError {
     },
     /// A compare-and-set did what it must not.
     #[error(
-        "the arbiter {endpoint} does not keep its word: {what} (is there a proxy or a cache in \
-         front of etcd?)"
+        "the arbiter {endpoint} does not keep its word: {what} (do all endpoints belong to one \
+         etcd cluster, without a cache in front of it?)"
     )]
     Broken {
         /// The endpoint.

@@ -489,6 +489,12 @@ impl Node {
         self.silence() >= self.timing().silence()
     }
 
+    /// Nobody is there who could serve or grant. Behind a one-way cut a peer is heard that can do
+    /// neither; with an arbiter that need not be the end.
+    fn unserved(&self) -> bool {
+        self.silent() || self.options.arbiter && self.two_way().is_none()
+    }
+
     /// The peer is there, and it hears this life of this node.
     fn two_way(&self) -> Option<Peer> {
         self.peer.filter(|peer| {

@@ -9,21 +9,21 @@ use staffetta_core::{Epoch, Span};
 use tempfile::TempDir;
 
 /// Long enough for a loaded machine.
-pub const LONG: Duration = Duration::from_secs(10);
+pub(crate) const LONG: Duration = Duration::from_secs(10);
 
 /// An etcd and its folder.
-pub struct Etcd {
-    pub server: EtcdServer,
-    pub folder: TempDir,
+pub(crate) struct Etcd {
+    pub(crate) server: EtcdServer,
+    pub(crate) folder: TempDir,
 }
 
 /// A fresh etcd, or none, with a word why.
-pub fn etcd() -> Option<Etcd> {
+pub(crate) fn etcd() -> Option<Etcd> {
     etcd_with(|_| {})
 }
 
 /// The same with other options.
-pub fn etcd_with(change: impl Fn(&mut EtcdOptions)) -> Option<Etcd> {
+pub(crate) fn etcd_with(change: impl Fn(&mut EtcdOptions)) -> Option<Etcd> {
     if !is_installed() {
         println!("SKIPPED: etcd is not installed (Debian: apt-get install etcd-server)");
         return None;
@@ -39,7 +39,7 @@ pub fn etcd_with(change: impl Fn(&mut EtcdOptions)) -> Option<Etcd> {
     Some(Etcd { server, folder })
 }
 
-pub fn config(urls: &[&str]) -> ArbiterConfig {
+pub(crate) fn config(urls: &[&str]) -> ArbiterConfig {
     let endpoint = |url: &&str| Endpoint::parse(url).expect("an endpoint");
     ArbiterConfig {
         endpoints: urls.iter().map(endpoint).collect(),
@@ -51,12 +51,12 @@ pub fn config(urls: &[&str]) -> ArbiterConfig {
     }
 }
 
-pub fn client(urls: &[&str]) -> Client {
+pub(crate) fn client(urls: &[&str]) -> Client {
     Client::new(config(urls)).expect("a client")
 }
 
 /// A register of seat A, unlike those with another `n`.
-pub fn register(n: u64) -> Register {
+pub(crate) fn register(n: u64) -> Register {
     Register {
         epoch: Epoch(2),
         alone: n % 2 == 1,
@@ -67,21 +67,37 @@ pub fn register(n: u64) -> Register {
     }
 }
 
-pub fn swap(expect: Option<Register>, to: Register) -> Request {
+pub(crate) fn swap(expect: Option<Register>, to: Register) -> Request {
     Request::Swap { expect, to }
 }
 
 /// Answers as `expected`; else the message has the error.
 #[track_caller]
-pub fn check(client: &Client, reply: Reply, expected: Reply) {
+pub(crate) fn check(client: &Client, reply: Reply, expected: Reply) {
     assert_eq!(reply, expected, "{:?}", client.last_error());
 }
 
 /// The text of the last error, which must have all of `parts`.
 #[track_caller]
-pub fn check_error(client: &Client, parts: &[&str]) {
+pub(crate) fn check_error(client: &Client, parts: &[&str]) {
     let text = client.last_error().expect("an error").error.to_string();
     for part in parts {
         assert!(text.contains(part), "no {part:?} in: {text}");
     }
+}
+
+/// One request to etcd beside the client: the whole answer, head included.
+pub(crate) async fn post(url: &str, path: &str, body: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = url.trim_start_matches("http://");
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("etcd listens");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).await.expect("etcd reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("etcd answers");
+    answer
 }

@@ -41,8 +41,7 @@ impl Node {
         let free = self.promise <= self.now;
         let silent = self.silent();
         let arbitrated = self.options.arbiter;
-        // Behind a one-way cut a peer is heard that can neither serve nor grant.
-        let unserved = silent || arbitrated && self.two_way().is_none();
+        let unserved = self.unserved();
         let claimable = self.claimable();
         let armed = !self.want.maintenance && !self.peer.is_some_and(|p| p.beat.maintenance);
         let review = (self.now >= self.review).then_some(Question::Review);
@@ -203,7 +202,7 @@ impl Node {
 
     fn held(&mut self, question: Question, fx: &mut Vec<Effect>) {
         let answers = self.vip().0 == Answerer::Peer;
-        if question == Question::PeerSilent && answers {
+        if question == Question::PeerSilent && answers && self.silent() {
             self.alarm(Alarm::HeartbeatPathCut, true, fx);
         }
     }

@@ -122,7 +122,7 @@ impl Node {
     /// The standby probes the VIP in the last part of its promise and while it waits for it to fall
     /// silent.
     pub(super) fn probe_vip(&mut self, fx: &mut Vec<Effect>) -> bool {
-        let due = self.silent()
+        let due = self.unserved()
             && self.probe_from().is_some_and(|from| self.now >= from)
             && self.now >= self.probe.next;
         if !due {
