@@ -224,6 +224,23 @@ pub(super) enum PolicyVerb {
     },
     /// Show the policies in force
     List,
+    /// Make a key that signs policies
+    Keygen {
+        /// The private key's file
+        #[arg(short, long, value_name = "FILE", default_value = "policy.key")]
+        output: PathBuf,
+    },
+    /// Sign a component for sites that trust the key
+    Sign {
+        /// The component
+        file: PathBuf,
+        /// The private key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The signature, instead of FILE.sig
+        #[arg(short, long = "out", value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]

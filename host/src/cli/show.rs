@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 
 use super::plain;
 use crate::api::Status;
-use crate::api::status::{ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, VipStatus};
+use crate::api::status::{
+    ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, StallStatus, VipStatus,
+};
 use crate::journal::{EventLevel, EventRecord};
 
 /// Digits of a digest that are enough to tell two apart.
@@ -120,6 +122,7 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     rows.push(("license", format!("{}: {}", status.license.state, plain(&status.license.reason))));
     let memory = if status.realtime.memory_locked { "locked" } else { "not locked" };
     rows.push(("realtime", format!("{} priority, memory {memory}", status.realtime.priority)));
+    rows.push(("stalls", stalls(&status.stalls)));
     rows.extend(status.decisions.iter().map(|one| {
         let text = format!(
             "#{} {}  {} -> {} ({}, {} us): {}",
@@ -188,6 +191,23 @@ fn gate(gate: GateStatus) -> String {
     format!("{open}, by {}, slack {}", gate.class, span(gate.slack_ms))
 }
 
+fn stalls(stalls: &StallStatus) -> String {
+    if stalls.count == 0 {
+        return "nothing measured yet".to_owned();
+    }
+    format!(
+        "wake-ups late by {} (p50), {} (p99), {} (p99.9), {} at most",
+        millis(stalls.p50_us),
+        millis(stalls.p99_us),
+        millis(stalls.p999_us),
+        millis(stalls.max_us)
+    )
+}
+
+fn millis(us: u64) -> String {
+    format!("{}.{:02} ms", us / 1000, us % 1000 / 10)
+}
+
 fn vip(vip: &VipStatus) -> String {
     let held = if vip.held { "held here" } else { "not here" };
     let (address, interface) = (plain(&vip.address), plain(&vip.interface));
@@ -200,7 +220,7 @@ fn link(link: &LinkStatus) -> String {
         None => "never".to_owned(),
     };
     let rtt = match link.rtt_us {
-        Some(us) => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
+        Some(us) => millis(us),
         None => "-".to_owned(),
     };
     let wan = if link.wan { ", wan" } else { "" };

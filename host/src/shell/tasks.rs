@@ -2,6 +2,7 @@
 //! signals.
 
 use super::inbox::Mail;
+use super::margins::Margins;
 use super::policies::Loader;
 use super::publish::{Publisher, digests};
 use super::report::{Reporter, write_down};
@@ -74,6 +75,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let budget = Duration::from_millis(publisher.config.timing.parts_ms()[5]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut margins = Margins::new(&publisher.config);
     let mut told = Told { at: std::time::Instant::now(), about, health: None };
     let mut stopping: Option<tokio::time::Instant> = None;
     let mut level = None;
@@ -98,7 +100,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
             () = publisher.board.changed() => {}
         }
         if let Some(snapshot) = publisher.board.newest() {
-            let status = publisher.status(&snapshot);
+            let status = margins.status(&publisher, &reporter, &snapshot);
             journal_level(&mut level, &status.level, &reporter);
             // Nobody may be looking at the status.
             let _ = ends.status.send(Arc::new(status));
