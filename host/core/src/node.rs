@@ -248,7 +248,9 @@ impl Node {
         if stalled {
             self.stall_max = self.stall_max.max(late);
             self.listening = self.now;
-            if self.state.reign().is_none() {
+            // Within one beat the peer cannot have gone alone unheard: D + 2h of silence, and the
+            // shorter lease that it takes then, cover that. After a longer one it may have.
+            if self.state.reign().is_none() && late > self.timing().beat() {
                 let bound = self.now + promise(self.disk.promised.max(self.own_promise()));
                 self.promise = self.promise.max(bound);
             }
