@@ -255,6 +255,13 @@ impl Node {
             fx.push(Effect::Note(Note::Stall(late)));
         }
         self.expire(stalled, fx);
+        if late > self.slack.scaled(1, 4)
+            && let Some(reign) = self.state.reign()
+        {
+            // The kernel's timers stand still while the machine sleeps: the gate is armed anew, or
+            // it would stay open beyond the lease for as long as the sleep lasted.
+            fx.push(Effect::Renew { until: reign.until() });
+        }
     }
 
     /// R1: no lease, no primary, in the same step.

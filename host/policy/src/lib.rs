@@ -20,6 +20,7 @@ mod hex;
 mod kind;
 mod limits;
 mod policy;
+pub mod replay;
 mod sanitize;
 mod state;
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use staffetta_policy::{COMPONENT_BYTES_MAX, build, cli, digest, signature_file, signed_bytes};
 
 use super::flags::PolicyVerb;
-use super::{Context, Failure, Outcome, ask, show};
+use super::{Context, Failure, Outcome, ask, replay, show};
 use crate::api::PolicyKind;
 use crate::identity::{Identity, IdentityError, hex};
 
@@ -43,6 +43,8 @@ pub(super) fn policy(context: &Context, verb: PolicyVerb) -> Outcome {
             context.print(&value(&report)?, || report.to_string());
             if report.ok { Ok(()) } else { Err(Failure::FailedQuietly) }
         }
+        PolicyVerb::Replay(flags) => replay::run(context, &flags),
+        PolicyVerb::Explain(flags) => replay::explain(context, &flags),
         PolicyVerb::Load { kind, file, settings } => load(context, kind, &file, settings),
         PolicyVerb::Rollback { kind } => {
             ask::order(context, "policy/rollback", &json!({ "kind": kind }))
@@ -161,7 +163,7 @@ fn write_signature(path: &Path, signature: &str) -> Outcome {
     })
 }
 
-fn read_settings(file: Option<&Path>) -> Result<Option<Value>, Failure> {
+pub(super) fn read_settings(file: Option<&Path>) -> Result<Option<Value>, Failure> {
     let Some(file) = file else { return Ok(None) };
     let usage = |text: String| Failure::Usage(format!("{}: {text}", file.display()));
     let size = std::fs::metadata(file).map_err(|e| usage(e.to_string()))?.len();

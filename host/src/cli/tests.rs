@@ -35,6 +35,11 @@ fn every_documented_verb_is_understood() {
         "policy load split-brain x.wasm --settings s.json",
         "policy rollback license",
         "policy list",
+        "policy replay journal.db --policy x.wasm --settings s.json --last 5",
+        "policy replay",
+        "policy explain 12 --journal journal.db",
+        "arbiter check",
+        "arbiter check --n 5 --json",
         "policy keygen",
         "policy keygen -o k",
         "policy sign x.wasm --key k",
@@ -86,6 +91,7 @@ fn the_status_for_people_begins_with_the_verdict() {
   ALARM       heartbeat-path-cut: the VIP answers while the heartbeat is silent
   because     one link is left
   daemon      0.1.0 in cluster office, up 12.0 s, primary for 1.2 s
+  arbiter     ready, answered 310 ms ago within 1.90 ms, na serves paired (epoch 4)
   lease       from the peer, 280 ms left
   gate        open, by nftables, slack 20 ms
   vip         10.77.0.50/24 on eth0, held here; probe: not-probed
