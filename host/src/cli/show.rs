@@ -6,7 +6,8 @@ use std::io::IsTerminal;
 use super::plain;
 use crate::api::Status;
 use crate::api::status::{
-    ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, StallStatus, VipStatus,
+    ArbiterStatus, GateStatus, Level, LinkStatus, PeerStatus, PolicyStatus, Role, StallStatus,
+    VipStatus,
 };
 use crate::journal::{EventLevel, EventRecord};
 
@@ -99,19 +100,7 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     rows.push(("gate", gate(status.gate)));
     rows.extend(status.vips.iter().map(|one| ("vip", vip(one))));
     rows.extend(status.links.iter().map(|one| ("link", link(one))));
-    if let Some(peer) = &status.peer {
-        let maintenance = if peer.maintenance { ", in maintenance" } else { "" };
-        rows.push((
-            "peer",
-            format!(
-                "{} (epoch {}, {}), heard {} ago{maintenance}",
-                plain(&peer.name),
-                peer.epoch,
-                plain(&peer.version),
-                span(peer.age_ms)
-            ),
-        ));
-    }
+    rows.extend(status.peer.iter().map(|one| ("peer", peer(one))));
     for (kind, one) in [
         ("failover", &status.policies.failover),
         ("license", &status.policies.license),
@@ -189,6 +178,17 @@ fn arbiter(arbiter: &ArbiterStatus) -> String {
 fn gate(gate: GateStatus) -> String {
     let open = if gate.open { "open" } else { "closed" };
     format!("{open}, by {}, slack {}", gate.class, span(gate.slack_ms))
+}
+
+fn peer(peer: &PeerStatus) -> String {
+    let maintenance = if peer.maintenance { ", in maintenance" } else { "" };
+    format!(
+        "{} (epoch {}, {}), heard {} ago{maintenance}",
+        plain(&peer.name),
+        peer.epoch,
+        plain(&peer.version),
+        span(peer.age_ms)
+    )
 }
 
 fn stalls(stalls: &StallStatus) -> String {

@@ -231,7 +231,8 @@ fn clock(found: &mut Findings) {
 fn lease(lease_ms: u64, stalls: &StallStatus, found: &mut Findings) {
     let ms = |us: u64| format!("{}.{:02} ms", us / 1_000, us % 1_000 / 10);
     let seen = format!(
-        "p99.9 of the daemon's wake-ups is {} late, the longest {}, of {}; the lease is {lease_ms} ms",
+        "p99.9 of the daemon's wake-ups is {} late, the longest {}, of {}; the lease is \
+         {lease_ms} ms",
         ms(stalls.p999_us),
         ms(stalls.max_us),
         stalls.count

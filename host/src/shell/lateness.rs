@@ -27,8 +27,8 @@ impl Default for Lateness {
 }
 
 impl Lateness {
-    /// The thread wanted to run at `due` and runs at `now`. Woken earlier, by a frame or by mail, it
-    /// was not late for anything.
+    /// The thread wanted to run at `due` and runs at `now`. Woken earlier, by a frame or by mail,
+    /// it was not late for anything.
     pub(crate) fn woke(&mut self, due: Mono, now: Mono) {
         if now >= due {
             self.count(now.since(due));

@@ -8,7 +8,7 @@ use super::publish::{Publisher, digests};
 use super::report::{Reporter, write_down};
 use super::snapshot::Snapshot;
 use super::{Running, orders};
-use crate::api::status::{Level, LevelStatus};
+use crate::api::status::{Level, LevelStatus, Status};
 use crate::api::{Control, Server};
 use crate::evidence::{run_checks, run_references};
 use crate::journal::EventLevel;
@@ -42,12 +42,7 @@ pub(crate) struct Tasks {
 /// Runs until the beat thread has ended.
 pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let Tasks { server, reports, reporter, loader, publisher, about, held, ended } = tasks;
-    let first = loop {
-        if let Some(snapshot) = publisher.board.newest() {
-            break publisher.status(&snapshot);
-        }
-        publisher.board.changed().await;
-    };
+    let first = first_status(&publisher).await;
     let (control, ends) = Control::new(first, publisher.journal.clone());
     let links = publisher.config.links.iter().map(|link| link.name.clone()).collect();
     tokio::spawn(write_down(
@@ -110,6 +105,16 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     down.notify_one();
     api.await??;
     Ok(())
+}
+
+/// Waits for the first turn of the beat thread.
+async fn first_status(publisher: &Publisher) -> Status {
+    loop {
+        if let Some(snapshot) = publisher.board.newest() {
+            return publisher.status(&snapshot);
+        }
+        publisher.board.changed().await;
+    }
 }
 
 /// Every change of the guarantee in force goes to the journal, with its reason.
