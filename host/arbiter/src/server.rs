@@ -123,19 +123,20 @@ impl EtcdServer {
         }
     }
 
-    /// Stops (SIGSTOP) or continues (SIGCONT) it: connections stay, nothing is answered.
+    /// Stops (SIGSTOP, returns when all its threads stand) or continues (SIGCONT) it: connections
+    /// stay, nothing is answered.
     ///
     /// # Errors
     /// When it does not run.
     pub fn freeze(&self, frozen: bool) -> io::Result<()> {
         let pid = self.pid().ok_or_else(|| io::Error::other("etcd does not run"))?;
-        let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+        let number = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
         let signal = if frozen { libc::SIGSTOP } else { libc::SIGCONT };
         // SAFETY: kill takes numbers only; the child is not reaped, the number is still its own.
-        match unsafe { libc::kill(pid, signal) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        if unsafe { libc::kill(number, signal) } != 0 {
+            return Err(io::Error::last_os_error());
         }
+        if frozen { wait_stopped(pid) } else { Ok(()) }
     }
 
     fn command(&self) -> Command {
@@ -187,6 +188,22 @@ impl EtcdServer {
 
     fn log(&self) -> PathBuf {
         self.options.folder.join("etcd.log")
+    }
+}
+
+/// Waits until a child stands still. A child that ended is left to be reaped by its owner.
+fn wait_stopped(pid: u32) -> io::Result<()> {
+    // SAFETY: all zeros are a valid siginfo_t.
+    let mut state: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let how = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+    // SAFETY: waitid writes to `state` only, which lives until it returns.
+    if unsafe { libc::waitid(libc::P_PID, pid, &raw mut state, how) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if state.si_code == libc::CLD_STOPPED {
+        Ok(())
+    } else {
+        Err(io::Error::other("etcd has ended"))
     }
 }
 

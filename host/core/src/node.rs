@@ -248,13 +248,22 @@ impl Node {
         if stalled {
             self.stall_max = self.stall_max.max(late);
             self.listening = self.now;
-            if self.state.reign().is_none() {
+            // Within one beat the peer cannot have gone alone unheard: D + 2h of silence, and the
+            // shorter lease that it takes then, cover that. After a longer one it may have.
+            if self.state.reign().is_none() && late > self.timing().beat() {
                 let bound = self.now + promise(self.disk.promised.max(self.own_promise()));
                 self.promise = self.promise.max(bound);
             }
             fx.push(Effect::Note(Note::Stall(late)));
         }
         self.expire(stalled, fx);
+        if late > self.slack.scaled(1, 4)
+            && let Some(reign) = self.state.reign()
+        {
+            // The kernel's timers stand still while the machine sleeps: the gate is armed anew, or
+            // it would stay open beyond the lease for as long as the sleep lasted.
+            fx.push(Effect::Renew { until: reign.until() });
+        }
     }
 
     /// R1: no lease, no primary, in the same step.

@@ -1,6 +1,7 @@
 //! The load gate: everything that is looked at before a component becomes a policy, in order, each
 //! with an error of its own.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ring::digest;
@@ -62,7 +63,7 @@ pub enum LoadError {
     /// The site has trusted keys, and there is no signature.
     #[error(
         "the component is not signed, but the site has trusted keys (put the signature beside \
-             it as FILE.sig)"
+             it as FILE.sig; `staffetta policy sign` makes it)"
     )]
     NotSigned,
     /// The signature is of another file or by another key.
@@ -168,6 +169,13 @@ impl Engine {
 /// `sha256:` and the hash of a component file.
 pub fn digest(component: &[u8]) -> String {
     format!("sha256:{}", hex::encode(digest::digest(&digest::SHA256, component).as_ref()))
+}
+
+/// Where the signature of the component in `file` is looked for: beside it, with `.sig` appended.
+pub fn signature_file(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".sig");
+    PathBuf::from(name)
 }
 
 /// What the signature of a component is of.

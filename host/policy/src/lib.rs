@@ -20,13 +20,14 @@ mod hex;
 mod kind;
 mod limits;
 mod policy;
+pub mod replay;
 mod sanitize;
 mod state;
 
 pub use chain::{Answer, Attempt, CRASH_WINDOW, CRASHES_MAX, Chain, Speaker};
 pub use compile::{Compile, CompileError};
 pub use engine::{Engine, EngineError};
-pub use gate::{GateOptions, LoadError, digest, signed_bytes};
+pub use gate::{GateOptions, LoadError, digest, signature_file, signed_bytes};
 pub use kind::{Kind, Subject};
 pub use limits::{
     BECAUSE_BYTES_MAX, BECAUSE_LINES_MAX, Budget, COMPONENT_BYTES_MAX, Level, Limits,

@@ -58,17 +58,20 @@ fn weather(dice: &mut Dice, pair: &Pair, premise: Premise) -> Weather {
         let size = i64::try_from(if edge { 995 } else { dice.roll(996) }).unwrap_or(0);
         *rate = if fast == (at == 0) { size } else { -size };
     }
-    let delay_us = dice.between(50, delay_max_us * 2 / 5);
+    // A machine on which everything is quick leaves the protocol no hidden margin.
+    let quick = dice.chance(250);
+    let delay_us = dice.between(50, if quick { 200 } else { delay_max_us * 2 / 5 });
     Weather {
         links: if premise == Premise::Calm || dice.chance(700) { 2 } else { 1 },
         ppm,
         delay_us,
         // The rest of D is for the lateness of wake-ups.
         jitter_us: dice.roll(delay_max_us * 9 / 10 - delay_us),
-        gate_late_us: dice.roll(slack_us.saturating_sub(1_500)),
+        gate_late_us: if edge { slack_us - 50 } else { dice.roll(slack_us) },
         gate_permille: *dice.pick(&[900, 900, 1_000]),
-        disk_us: dice.between(200, 8_000),
-        policy_us: dice.between(200, 6_000),
+        wake_us: if quick { 20 } else { 300 },
+        disk_us: if quick { 20 } else { dice.between(200, 8_000) },
+        policy_us: if quick { 20 } else { dice.between(200, 6_000) },
         arbiter_us: dice.between(300, parts.lease.0 / 1_000 / 20),
         licensing: match dice.roll(8) {
             0 => Licensing::Ends,

@@ -91,6 +91,8 @@ pub struct Weather {
     pub gate_late_us: u64,
     /// Part of a lease that is handed to the kernel, of a thousand.
     pub gate_permille: u64,
+    /// How late the loop wakes for a timer at most.
+    pub wake_us: u64,
     /// Time of a durable write.
     pub disk_us: u64,
     /// Time of a policy.

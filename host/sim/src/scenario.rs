@@ -66,11 +66,15 @@ pub fn write(plan: &History, comment: &str) -> String {
     let _ = writeln!(text, "# heartbeat links, and the rate errors of both clocks in ppm");
     let _ = writeln!(text, "links {}", w.links);
     let _ = writeln!(text, "clocks {} {}", w.ppm[0], w.ppm[1]);
-    let _ = writeln!(text, "# microseconds: frame, what chance adds, gate, disk, policy, arbiter");
+    let _ = writeln!(
+        text,
+        "# microseconds: frame, what chance adds, gate, loop, disk, policy, arbiter"
+    );
     for (key, us) in [
         ("delay", w.delay_us),
         ("jitter", w.jitter_us),
         ("gate-late", w.gate_late_us),
+        ("wake-late", w.wake_us),
         ("disk", w.disk_us),
         ("policy", w.policy_us),
         ("arbiter-way", w.arbiter_us),
@@ -110,6 +114,7 @@ pub fn read(text: &str) -> Result<History, ScenarioError> {
         jitter_us: 0,
         gate_late_us: 4_000,
         gate_permille: 900,
+        wake_us: 100,
         disk_us: 2_000,
         policy_us: 1_000,
         arbiter_us: 2_000,
@@ -148,6 +153,7 @@ fn take(plan: &mut History, words: &[&str]) -> Result<(), String> {
         "delay" => plan.weather.delay_us = words.number(1_000_000)?,
         "jitter" => plan.weather.jitter_us = words.number(1_000_000)?,
         "gate-late" => plan.weather.gate_late_us = words.number(1_000_000)?,
+        "wake-late" => plan.weather.wake_us = words.number(1_000_000)?,
         "disk" => plan.weather.disk_us = words.number(10_000_000)?,
         "policy" => plan.weather.policy_us = words.number(10_000_000)?,
         "arbiter-way" => plan.weather.arbiter_us = words.number(10_000_000)?,

@@ -54,6 +54,9 @@ pub struct Status {
     pub maintenance: bool,
     /// Whether the beat thread has the priority that its promise needs.
     pub realtime: RealtimeStatus,
+    /// How late the beat thread came round, since the daemon started.
+    #[serde(default)]
+    pub stalls: StallStatus,
 }
 
 /// Projection of the core's states that operators, the wire, and policies see.
@@ -390,6 +393,61 @@ pub enum Priority {
     Normal,
 }
 
+/// Lateness of the beat thread's wake-ups, in microseconds: what the machine, its other work and
+/// its hypervisor cost a thread that wants to run at a certain moment. Quantiles are rounded up by
+/// an eighth at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StallStatus {
+    /// Wake-ups counted.
+    pub count: u64,
+    /// Half of them were at most this late.
+    pub p50_us: u64,
+    /// 99 of 100 were.
+    pub p99_us: u64,
+    /// 999 of 1000 were.
+    pub p999_us: u64,
+    /// The longest one.
+    pub max_us: u64,
+}
+
+/// How a lease stands to the measured stalls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseRoom {
+    /// Too few wake-ups were counted.
+    NotMeasured,
+    /// The lease is at least [`StallStatus::ROOM`] times the p99.9.
+    Ample,
+    /// It is shorter than that.
+    Tight,
+    /// It is shorter than the p99.9 itself.
+    Short,
+}
+
+impl StallStatus {
+    /// Wake-ups from which on the p99.9 says something.
+    pub const COUNT_MIN: u64 = 1_000;
+    /// A lease of so many times the p99.9 has room for stalls, lost frames and the disk.
+    pub const ROOM: u64 = 4;
+
+    /// What a lease of `lease_ms` milliseconds leaves.
+    #[must_use]
+    pub fn room(&self, lease_ms: u64) -> LeaseRoom {
+        let lease_us = lease_ms.saturating_mul(1_000);
+        match () {
+            () if self.count < StallStatus::COUNT_MIN => LeaseRoom::NotMeasured,
+            () if lease_us < self.p999_us => LeaseRoom::Short,
+            () if lease_us < self.p999_us.saturating_mul(StallStatus::ROOM) => LeaseRoom::Tight,
+            () => LeaseRoom::Ample,
+        }
+    }
+
+    /// The shortest lease with room, ms.
+    #[must_use]
+    pub fn lease_ms_for_room(&self) -> u64 {
+        self.p999_us.saturating_mul(StallStatus::ROOM).div_ceil(1_000)
+    }
+}
+
 impl Status {
     /// This status without what changes by itself: two values that are equal here are the same news
     /// to a watcher.
@@ -400,6 +458,7 @@ impl Status {
         settled.in_role_ms = 0;
         settled.promise_ms = 0;
         settled.lease.remaining_ms = 0;
+        settled.stalls = StallStatus::default();
         if let Some(peer) = &mut settled.peer {
             peer.age_ms = 0;
         }

@@ -27,7 +27,8 @@ const EXAMPLE: &str = r#"{"node":"na","cluster":"office","version":"0.1.0","upti
  "decisions":[{"id":12,"at":"2026-01-01T00:00:00Z","question":"peer-silent","intent":"take-over",
   "reason":"every link is silent","spoke":"last-good","fuel":2300,"cpu_us":35}],
  "alarms":[{"name":"heartbeat-path-cut","text":"the VIP answers while the heartbeat is silent"}],
- "maintenance":false,"realtime":{"priority":"fifo","memory_locked":true}}"#;
+ "maintenance":false,"realtime":{"priority":"fifo","memory_locked":true},
+ "stalls":{"count":5000,"p50_us":60,"p99_us":190,"p999_us":1200,"max_us":8400}}"#;
 
 #[test]
 fn the_documented_json_is_read_and_written_alike() {
@@ -45,10 +46,20 @@ fn words_are_shown_as_on_the_api() {
 }
 
 #[test]
+fn the_status_of_an_older_daemon_is_read() {
+    let mut json = serde_json::to_value(example()).unwrap();
+    json.as_object_mut().unwrap().remove("stalls");
+    let older: Status = serde_json::from_value(json).unwrap();
+    assert_eq!(older.stalls, StallStatus::default());
+    assert_eq!(older.stalls.room(300), LeaseRoom::NotMeasured);
+}
+
+#[test]
 fn what_changes_by_itself_is_no_news() {
     let mut later = example();
     later.uptime_s += 5;
     later.lease.remaining_ms = 3;
+    later.stalls.max_us += 1;
     later.links[0].heard_ms = Some(90);
     later.links[0].rtt_us = None;
     assert_eq!(later.settled(), example().settled());

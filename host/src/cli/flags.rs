@@ -228,6 +228,10 @@ pub(super) enum PolicyVerb {
         #[arg(long, value_name = "FILE")]
         settings: Option<PathBuf>,
     },
+    /// Decide the decisions of a journal again, and show which would differ
+    Replay(ReplayFlags),
+    /// Show why a decision was made, and what would have changed it
+    Explain(ExplainFlags),
     /// Put a component in force, without a restart
     Load {
         /// Which policy
@@ -245,6 +249,50 @@ pub(super) enum PolicyVerb {
     },
     /// Show the policies in force
     List,
+    /// Make a key that signs policies
+    Keygen {
+        /// The private key's file
+        #[arg(short, long, value_name = "FILE", default_value = "policy.key")]
+        output: PathBuf,
+    },
+    /// Sign a component for sites that trust the key
+    Sign {
+        /// The component
+        file: PathBuf,
+        /// The private key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// The signature, instead of FILE.sig
+        #[arg(short, long = "out", value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayFlags {
+    /// The journal; else that of the configuration
+    pub(super) journal: Option<PathBuf>,
+    /// The component that decides; else the one that decided then
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Settings as JSON, in place of those of then
+    #[arg(long, value_name = "FILE")]
+    pub(super) settings: Option<PathBuf>,
+    /// Only the newest rows
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(super) last: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainFlags {
+    /// Number of the decision, as `status` shows it
+    pub(super) id: i64,
+    /// The component that decides; else the one that decided then
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// The journal; else that of the configuration
+    #[arg(long, value_name = "FILE")]
+    pub(super) journal: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -99,7 +99,9 @@ pub(super) fn config_check(context: &Context, file: Option<PathBuf>) -> Outcome 
 }
 
 pub(super) fn doctor(context: &Context) -> Outcome {
-    let findings = doctor::examine(&context.config);
+    // Without a daemon there is nothing measured, and no finding about it.
+    let stalls = context.ask_status().ok().map(|(_, status)| status.stalls);
+    let findings = doctor::examine(&context.config, stalls.as_ref());
     let count = |severity| findings.iter().filter(|f| f.severity == severity).count();
     let (warnings, failures) = (count(Severity::Warn), count(Severity::Fail));
     context.print(&json!({ "findings": findings }), || {

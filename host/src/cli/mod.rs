@@ -11,6 +11,7 @@ mod flags;
 mod license;
 mod local;
 mod policy;
+mod replay;
 mod show;
 mod simulate;
 

@@ -6,7 +6,8 @@ use std::io::IsTerminal;
 use super::plain;
 use crate::api::Status;
 use crate::api::status::{
-    ArbiterStatus, GateStatus, Level, LinkStatus, PolicyStatus, Role, VipStatus,
+    ArbiterStatus, GateStatus, Level, LinkStatus, PeerStatus, PolicyStatus, Role, StallStatus,
+    VipStatus,
 };
 use crate::journal::{EventLevel, EventRecord};
 
@@ -99,19 +100,7 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     rows.push(("gate", gate(status.gate)));
     rows.extend(status.vips.iter().map(|one| ("vip", vip(one))));
     rows.extend(status.links.iter().map(|one| ("link", link(one))));
-    if let Some(peer) = &status.peer {
-        let maintenance = if peer.maintenance { ", in maintenance" } else { "" };
-        rows.push((
-            "peer",
-            format!(
-                "{} (epoch {}, {}), heard {} ago{maintenance}",
-                plain(&peer.name),
-                peer.epoch,
-                plain(&peer.version),
-                span(peer.age_ms)
-            ),
-        ));
-    }
+    rows.extend(status.peer.iter().map(|one| ("peer", peer(one))));
     for (kind, one) in [
         ("failover", &status.policies.failover),
         ("license", &status.policies.license),
@@ -122,6 +111,7 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     rows.push(("license", format!("{}: {}", status.license.state, plain(&status.license.reason))));
     let memory = if status.realtime.memory_locked { "locked" } else { "not locked" };
     rows.push(("realtime", format!("{} priority, memory {memory}", status.realtime.priority)));
+    rows.push(("stalls", stalls(&status.stalls)));
     rows.extend(status.decisions.iter().map(|one| {
         let text = format!(
             "#{} {}  {} -> {} ({}, {} us): {}",
@@ -190,6 +180,34 @@ fn gate(gate: GateStatus) -> String {
     format!("{open}, by {}, slack {}", gate.class, span(gate.slack_ms))
 }
 
+fn peer(peer: &PeerStatus) -> String {
+    let maintenance = if peer.maintenance { ", in maintenance" } else { "" };
+    format!(
+        "{} (epoch {}, {}), heard {} ago{maintenance}",
+        plain(&peer.name),
+        peer.epoch,
+        plain(&peer.version),
+        span(peer.age_ms)
+    )
+}
+
+fn stalls(stalls: &StallStatus) -> String {
+    if stalls.count == 0 {
+        return "nothing measured yet".to_owned();
+    }
+    format!(
+        "wake-ups late by {} (p50), {} (p99), {} (p99.9), {} at most",
+        millis(stalls.p50_us),
+        millis(stalls.p99_us),
+        millis(stalls.p999_us),
+        millis(stalls.max_us)
+    )
+}
+
+fn millis(us: u64) -> String {
+    format!("{}.{:02} ms", us / 1000, us % 1000 / 10)
+}
+
 fn vip(vip: &VipStatus) -> String {
     let held = if vip.held { "held here" } else { "not here" };
     let (address, interface) = (plain(&vip.address), plain(&vip.interface));
@@ -202,7 +220,7 @@ fn link(link: &LinkStatus) -> String {
         None => "never".to_owned(),
     };
     let rtt = match link.rtt_us {
-        Some(us) => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
+        Some(us) => millis(us),
         None => "-".to_owned(),
     };
     let wan = if link.wan { ", wan" } else { "" };

@@ -377,6 +377,26 @@ fn every_profile_holds_its_inequalities_with_either_gate() {
     }
 }
 
+/// Commented in the example together with their table: there is no default arbiter.
+const ARBITER_KEYS: [&str; 7] =
+    ["endpoints", "prefix", "ca_file", "cert_file", "key_file", "user", "password_file"];
+
+#[test]
+fn the_arbiter_of_the_annotated_example_is_one() {
+    let uncommented: Vec<&str> = EXAMPLE
+        .lines()
+        .map(|line| {
+            let bare = line.strip_prefix("# ").unwrap_or("");
+            let key = bare.split(" = ").next().unwrap_or("");
+            if bare == "[arbiter]" || ARBITER_KEYS.contains(&key) { bare } else { line }
+        })
+        .collect();
+    let arbiter = parse(&uncommented.join("\n")).unwrap().arbiter.unwrap();
+    assert_eq!(arbiter.prefix, defaults::ARBITER_PREFIX);
+    assert!(arbiter.ca_file.is_some() && arbiter.login.is_some());
+    assert!(arbiter.identity_files.is_some());
+}
+
 #[test]
 fn the_annotated_example_shows_the_defaults() {
     let path = Path::new("/etc/staffetta/staffetta.toml");
@@ -390,6 +410,7 @@ fn the_annotated_example_shows_the_defaults() {
                 && !key.is_empty()
                 && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 && !["file", "pin", "failback"].contains(&key)
+                && !ARBITER_KEYS.contains(&key)
         });
         uncommented.push_str(bare.unwrap_or(line));
         uncommented.push('\n');

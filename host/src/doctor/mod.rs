@@ -10,8 +10,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::api::status::{LeaseRoom, StallStatus};
 use crate::config::{Config, check_against_host};
 use crate::identity::Identity;
+use staffetta_core::RATE_DRIFT_PPM;
 
 pub use system::host_addresses;
 
@@ -59,9 +61,10 @@ impl std::fmt::Display for Finding {
     }
 }
 
-/// Looks at the host and at the configuration in `config`.
+/// Looks at the host and at the configuration in `config`; `stalls` are what a running daemon
+/// measured.
 #[must_use]
-pub fn examine(config: &Path) -> Vec<Finding> {
+pub fn examine(config: &Path, stalls: Option<&StallStatus>) -> Vec<Finding> {
     let mut found = Findings::default();
     kernel(&mut found);
     nonlocal_bind(&mut found);
@@ -74,6 +77,9 @@ pub fn examine(config: &Path) -> Vec<Finding> {
             files(&config, &mut found);
             addresses(&config, &mut found);
             links(&config, &mut found);
+            if let Some(stalls) = stalls {
+                lease(config.timing.parts_ms()[1], stalls, &mut found);
+            }
         }
         Err(error) => found.fail("config", error.to_string(), "change that line"),
     }
@@ -192,15 +198,61 @@ fn realtime(found: &mut Findings) {
 }
 
 fn clock(found: &mut Findings) {
-    match system::clock_synchronized() {
-        Some(true) => found.ok("clock", "synchronized"),
-        Some(false) => found.warn(
+    let Some(clock) = system::clock() else {
+        return found.warn("clock", "its state cannot be read", "allow adjtimex(2)");
+    };
+    if clock.synchronized {
+        found.ok("clock", "synchronized");
+    } else {
+        found.warn(
             "clock",
             "not synchronized: policies see the time of day as not trusted; leases do not depend \
              on it",
             "run chrony or systemd-timesyncd",
-        ),
-        None => found.warn("clock", "its state cannot be read", "allow adjtimex(2)"),
+        );
+    }
+    let text = format!("corrected by {:+.1} ppm, tick {} us", clock.ppm, clock.tick_us);
+    if clock.is_steady() {
+        found.ok("clock rate", text);
+    } else {
+        found.warn(
+            "clock rate",
+            format!(
+                "{text}: its oscillator may be off by more than half of the {RATE_DRIFT_PPM} ppm \
+                 that leases allow for"
+            ),
+            "look at `chronyc tracking`, and at the clock source of the machine or hypervisor \
+             (/sys/devices/system/clocksource); reset the tick with `adjtimex --tick 10000`",
+        );
+    }
+}
+
+/// The configured lease beside what the running daemon measured of this machine.
+fn lease(lease_ms: u64, stalls: &StallStatus, found: &mut Findings) {
+    let ms = |us: u64| format!("{}.{:02} ms", us / 1_000, us % 1_000 / 10);
+    let seen = format!(
+        "p99.9 of the daemon's wake-ups is {} late, the longest {}, of {}; the lease is \
+         {lease_ms} ms",
+        ms(stalls.p999_us),
+        ms(stalls.max_us),
+        stalls.count
+    );
+    let remedy = format!(
+        "find what stops the daemon (hypervisor, swapping, no real-time priority), or write \
+         lease_ms = {} or more on both nodes",
+        stalls.lease_ms_for_room()
+    );
+    match stalls.room(lease_ms) {
+        LeaseRoom::NotMeasured => {
+            found.ok("stalls", "the daemon runs for too short a time to judge by");
+        }
+        LeaseRoom::Ample => found.ok("stalls", seen),
+        LeaseRoom::Tight => {
+            found.warn("stalls", format!("{seen}: notice, it leaves little room"), &remedy);
+        }
+        LeaseRoom::Short => {
+            found.warn("stalls", format!("{seen}: it will end without a fault"), &remedy);
+        }
     }
 }
 
@@ -313,7 +365,7 @@ mod tests {
             .replace("# state_dir = \"/var/lib/staffetta\"", "state_dir = \"missing\"")
             .replace("\"eth0\"", "\"none0\"");
         std::fs::write(&file, text).unwrap();
-        let findings = examine(&file);
+        let findings = examine(&file, None);
         let failed = |object: &str| {
             findings.iter().any(|f| f.object == object && f.severity == Severity::Fail)
         };
@@ -327,8 +379,36 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_the_machine_outlasts_is_a_finding() {
+        let stalls = |count, p999_us| StallStatus { count, p999_us, ..StallStatus::default() };
+        let cases = [
+            (stalls(999, 900_000), Severity::Ok, "too short a time"),
+            (stalls(1_000, 75_000), Severity::Ok, "75.00 ms late"),
+            (stalls(1_000, 75_001), Severity::Warn, "little room"),
+            (stalls(1_000, 300_000), Severity::Warn, "little room"),
+            (stalls(1_000, 300_001), Severity::Warn, "end without a fault"),
+        ];
+        for (stalls, severity, words) in cases {
+            let mut found = Findings::default();
+            lease(300, &stalls, &mut found);
+            let [one] = &found.0[..] else { panic!("one finding: {:?}", found.0) };
+            assert!(one.severity == severity && one.text.contains(words), "{one}");
+            assert!(severity == Severity::Ok || one.remedy.contains("lease_ms = "), "{one}");
+        }
+    }
+
+    #[test]
+    fn a_clock_at_its_limit_is_not_steady() {
+        let clock = |ppm, tick_us| system::ClockState { synchronized: true, ppm, tick_us };
+        assert!(clock(-499.9, 10_000).is_steady());
+        assert!(!clock(500.0, 10_000).is_steady() && !clock(-500.0, 10_000).is_steady());
+        assert!(!clock(0.0, 9_999).is_steady());
+        assert!(system::clock().is_some_and(|clock| clock.ppm.abs() <= 500.0));
+    }
+
+    #[test]
     fn a_wrong_configuration_is_a_finding() {
-        let findings = examine(Path::new("/nonexistent/staffetta.toml"));
+        let findings = examine(Path::new("/nonexistent/staffetta.toml"), None);
         let config = findings.iter().find(|f| f.object == "config").unwrap();
         assert_eq!(config.severity, Severity::Fail);
         assert!(config.text.contains("make one with `staffetta init`"));

@@ -151,13 +151,41 @@ fn has_ipc_lock() -> bool {
     bits & (1 << 14) != 0
 }
 
-/// Whether something keeps the wall clock right (adjtimex(2)).
-pub(super) fn clock_synchronized() -> Option<bool> {
+/// How the kernel's clock is kept (adjtimex(2)).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct ClockState {
+    /// Something keeps the wall clock right.
+    pub synchronized: bool,
+    /// Standing correction of its rate, parts per million.
+    pub ppm: f64,
+    /// Length that is given to each tick, microseconds.
+    pub tick_us: i64,
+}
+
+/// The kernel corrects by no more (MAXFREQ in linux/timex.h).
+const FREQUENCY_PPM_MAX: f64 = 500.0;
+/// A tick that nobody slews, at USER_HZ = 100.
+const TICK_US: i64 = 10_000;
+
+impl ClockState {
+    /// The correction is inside the kernel's limit, and nothing slews the clock by its tick.
+    pub(super) fn is_steady(&self) -> bool {
+        self.ppm.abs() < FREQUENCY_PPM_MAX && self.tick_us == TICK_US
+    }
+}
+
+/// Reads the state of the clock; changes nothing.
+pub(super) fn clock() -> Option<ClockState> {
     // SAFETY: all bytes zero is a valid timex, and modes = 0 only reads.
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is valid for reads and writes of one timex.
     let answer = unsafe { libc::adjtimex(&raw mut state) };
-    (answer >= 0).then_some(answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
+    (answer >= 0).then(|| ClockState {
+        synchronized: answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0,
+        // The kernel counts in 2^-16 ppm.
+        ppm: state.freq as f64 / 65_536.0,
+        tick_us: state.tick,
+    })
 }
 
 /// Free bytes for this user in the file system of `folder`, and whether the user may write there.

@@ -102,5 +102,34 @@ impl JournalError {
     }
 }
 
+/// The newest `limit` decisions of a journal file, oldest first; no daemon is needed.
+///
+/// # Errors
+/// When the file is not a journal of this version.
+pub fn read_decisions(file: &Path, limit: u32) -> Result<Vec<StoredDecision>, JournalError> {
+    let mut all = store::read(file, |db| {
+        let mut all: Vec<StoredDecision> = Vec::new();
+        loop {
+            let left = limit.saturating_sub(u32::try_from(all.len()).unwrap_or(u32::MAX));
+            let before = all.last().map_or(i64::MAX, |decision| decision.id);
+            let page = store::decisions_before(db, before, left)?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
+    })?;
+    all.reverse();
+    Ok(all)
+}
+
+/// One decision of a journal file; no daemon is needed.
+///
+/// # Errors
+/// When the file is not a journal of this version.
+pub fn read_decision(file: &Path, id: i64) -> Result<Option<StoredDecision>, JournalError> {
+    Ok(store::read(file, |db| store::decision_by_id(db, id))?.into_iter().next())
+}
+
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,10 @@ pub struct DecisionRecord {
     pub settings: String,
     /// The policy's memory that went in.
     pub memory: Option<String>,
+    /// The wall time that went in, as JSON; `null` where none was kept. Of equal decisions in a
+    /// row, that of the first.
+    #[serde(default = "no_wall")]
+    pub wall: String,
     /// The complete verdict as JSON.
     pub verdict: String,
     /// `sha256:` digest of the component that answered.
@@ -39,6 +43,10 @@ pub struct DecisionRecord {
     pub notes: Vec<String>,
     /// One line for every policy of the chain that failed before one answered.
     pub attempts: Vec<String>,
+}
+
+fn no_wall() -> String {
+    "null".to_owned()
 }
 
 impl DecisionRecord {

@@ -13,7 +13,7 @@ use super::{BUSY_MS, CACHE_KIB, JournalError, ROWS_READ_MAX};
 use crate::api::status::Spoke;
 
 /// Number of the layout below, kept in `user_version`.
-const LAYOUT: i64 = 1;
+const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS decisions (
@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS decisions (
   count INTEGER NOT NULL, kind TEXT NOT NULL, question TEXT NOT NULL, intent TEXT NOT NULL,
   reason TEXT NOT NULL, spoke TEXT NOT NULL, situation TEXT NOT NULL, settings TEXT NOT NULL,
   memory TEXT, verdict TEXT NOT NULL, digest TEXT NOT NULL, engine TEXT NOT NULL,
-  fuel INTEGER NOT NULL, cpu_us INTEGER NOT NULL, notes TEXT NOT NULL, attempts TEXT NOT NULL);
+  fuel INTEGER NOT NULL, cpu_us INTEGER NOT NULL, notes TEXT NOT NULL, attempts TEXT NOT NULL,
+  wall TEXT NOT NULL DEFAULT 'null');
 CREATE TABLE IF NOT EXISTS transitions (
   id INTEGER PRIMARY KEY, at INTEGER NOT NULL, epoch INTEGER NOT NULL, role_from TEXT NOT NULL,
   role_to TEXT NOT NULL, why TEXT NOT NULL);
@@ -36,7 +37,7 @@ CREATE TABLE IF NOT EXISTS link_minutes (
 
 const DECISION_COLUMNS: &str = "id, first_at, last_at, count, kind, question, intent, reason, \
                                 spoke, situation, settings, memory, verdict, digest, engine, \
-                                fuel, cpu_us, notes, attempts";
+                                fuel, cpu_us, notes, attempts, wall";
 
 /// Opens the file for writing and makes the tables. A file of another layout is reported as not
 /// ours.
@@ -45,7 +46,11 @@ pub(super) fn open(path: &Path, pages_max: u64) -> Result<Connection, JournalErr
     let db = Connection::open(path).map_err(fail)?;
     db.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(fail)?;
     let layout: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
-    if layout != 0 && layout != LAYOUT {
+    if layout == 1 {
+        // Layout 1 kept no wall time.
+        db.execute_batch("ALTER TABLE decisions ADD COLUMN wall TEXT NOT NULL DEFAULT 'null'")
+            .map_err(fail)?;
+    } else if layout != 0 && layout != LAYOUT {
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
         let text = format!("layout {layout} is of another version of Staffetta");
         return Err(fail(rusqlite::Error::SqliteFailure(code, Some(text))));
@@ -89,7 +94,7 @@ pub(super) fn add_decision(db: &Connection, id: i64, d: &DecisionRecord) -> rusq
     let lines = |list: &[String]| serde_json::Value::from(list).to_string();
     let mut add = db.prepare(
         "INSERT OR REPLACE INTO decisions
-         VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )?;
     add.execute(params![
         id,
@@ -110,6 +115,7 @@ pub(super) fn add_decision(db: &Connection, id: i64, d: &DecisionRecord) -> rusq
         signed(d.cpu_us),
         lines(&d.notes),
         lines(&d.attempts),
+        d.wall,
     ])?;
     Ok(())
 }
@@ -200,8 +206,19 @@ pub(super) fn read<T>(
 }
 
 pub(super) fn decisions(db: &Connection, limit: u32) -> rusqlite::Result<Vec<StoredDecision>> {
-    let sql = format!("SELECT {DECISION_COLUMNS} FROM decisions ORDER BY id DESC LIMIT ?");
-    db.prepare(&sql)?.query_map([limit.min(ROWS_READ_MAX)], decision_of)?.collect()
+    decisions_before(db, i64::MAX, limit)
+}
+
+/// Those with a number below `before`, newest first.
+pub(super) fn decisions_before(
+    db: &Connection,
+    before: i64,
+    limit: u32,
+) -> rusqlite::Result<Vec<StoredDecision>> {
+    let sql =
+        format!("SELECT {DECISION_COLUMNS} FROM decisions WHERE id < ? ORDER BY id DESC LIMIT ?");
+    let limit = limit.min(ROWS_READ_MAX);
+    db.prepare(&sql)?.query_map(params![before, limit], decision_of)?.collect()
 }
 
 pub(super) fn decision_by_id(db: &Connection, id: i64) -> rusqlite::Result<Vec<StoredDecision>> {
@@ -268,6 +285,7 @@ fn decision_of(row: &Row<'_>) -> rusqlite::Result<StoredDecision> {
             cpu_us: counter(row, 16)?,
             notes: json(row, 17)?,
             attempts: json(row, 18)?,
+            wall: row.get(19)?,
         },
     })
 }

@@ -18,6 +18,7 @@ fn decision(reason: &str, at: i64) -> DecisionRecord {
         situation: format!("{{\"age\":{at}}}"),
         settings: "{}".into(),
         memory: Some("m".into()),
+        wall: "null".into(),
         verdict: "{\"intent\":\"take-over\"}".into(),
         digest: "sha256:00".into(),
         engine: "wasmtime 48".into(),
@@ -26,6 +27,25 @@ fn decision(reason: &str, at: i64) -> DecisionRecord {
         notes: vec!["said".into()],
         attempts: vec!["site: out of fuel".into()],
     }
+}
+
+#[test]
+fn a_journal_of_the_first_layout_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("journal.db");
+    let journal = Journal::open(&file, CAP).unwrap();
+    journal.handle().decision(decision("before", 1));
+    journal.close(PATIENCE);
+    let db = rusqlite::Connection::open(&file).unwrap();
+    db.execute_batch("ALTER TABLE decisions DROP COLUMN wall; PRAGMA user_version = 1;").unwrap();
+    drop(db);
+    let journal = Journal::open(&file, CAP).unwrap();
+    journal.handle().decision(DecisionRecord { wall: "{}".into(), ..decision("after", 2) });
+    journal.close(PATIENCE);
+    let all = read_decisions(&file, 10).unwrap();
+    let walls: Vec<&str> = all.iter().map(|one| one.first.wall.as_str()).collect();
+    assert_eq!(walls, ["null", "{}"]);
+    assert_eq!(read_decision(&file, 1).unwrap().unwrap().first.reason, "before");
 }
 
 fn event(name: &str, at: i64) -> EventRecord {

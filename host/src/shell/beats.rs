@@ -15,6 +15,7 @@ use super::arbitrate::Requests;
 use super::clock::Clock;
 use super::decide::Job;
 use super::inbox::{Inbox, Mail, OrderReply};
+use super::lateness::Lateness;
 use super::realtime;
 use super::report::{Report, Reporter};
 use super::snapshot::{Board, Snapshot};
@@ -110,6 +111,7 @@ pub(crate) struct Beats {
     changed: bool,
     gate_fault: Option<String>,
     live_links: u8,
+    lateness: Lateness,
     done: bool,
 }
 
@@ -137,6 +139,7 @@ impl Beats {
             changed: true,
             gate_fault: None,
             live_links: 0,
+            lateness: Lateness::default(),
             done: false,
         }
     }
@@ -163,8 +166,9 @@ impl Beats {
             };
             self.turn(ready);
             if !self.done {
-                let now = self.parts.clock.now();
-                wait(&mut polled, self.next_due().since(now));
+                let due = self.next_due();
+                realtime::wait(&mut polled, due.since(self.parts.clock.now()));
+                self.lateness.woke(due, self.parts.clock.now());
             }
         }
         if let Err(error) = self.parts.kernel.close() {
@@ -566,6 +570,7 @@ impl Beats {
             answers: self.answers_aged(now),
             rejected: self.parts.links.rejected(),
             own_macs: self.parts.kernel.own_macs(),
+            lateness: self.lateness.clone(),
         };
         if self.parts.board.post(snapshot) {
             self.board_at = now;
@@ -576,20 +581,4 @@ impl Beats {
 
 fn duration(span: Span) -> Duration {
     Duration::from_nanos(span.0)
-}
-
-/// Sleeps until a descriptor is readable or the time has passed (`ppoll(2)`).
-fn wait(polled: &mut [libc::pollfd], span: Span) {
-    let seconds = i64::try_from(span.0 / 1_000_000_000).unwrap_or(i64::MAX);
-    let nanoseconds = i64::try_from(span.0 % 1_000_000_000).unwrap_or(0);
-    let timeout = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
-    let count = libc::nfds_t::try_from(polled.len()).expect("a handful of descriptors");
-    // SAFETY: `polled` and `timeout` outlive the call; a null mask leaves signals as they are.
-    let status = unsafe { libc::ppoll(polled.as_mut_ptr(), count, &timeout, std::ptr::null()) };
-    if status < 0 {
-        // Interrupted: nothing is known, so everything is looked at.
-        for one in polled {
-            one.revents = libc::POLLIN;
-        }
-    }
 }

@@ -222,6 +222,7 @@ where
         situation: json(situation),
         settings: context.map_or_else(|| "{}".into(), |context| context.settings.clone()),
         memory: context.and_then(|context| context.memory.clone()),
+        wall: context.map_or_else(|| "null".into(), |context| json(&context.wall)),
         verdict: answer.verdict.as_ref().map_or_else(|| "null".into(), json),
         digest: answer.digest.clone().unwrap_or_default(),
         engine: ENGINE.into(),

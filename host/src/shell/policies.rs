@@ -2,9 +2,14 @@
 
 use crate::api::PolicyKind;
 use crate::config::{Config, PoliciesConfig, PolicyConfig};
-use staffetta_policy::{Compile, Engine, GateOptions, Kind, LoadError, Policy};
+use staffetta_policy::{
+    COMPONENT_BYTES_MAX, Compile, Engine, GateOptions, Kind, LoadError, Policy, signature_file,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A signature file, at most: 128 hex digits and white space around them.
+const SIGNATURE_BYTES_MAX: u64 = 256;
 
 /// What is needed to load a policy; cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,6 +25,10 @@ pub(crate) struct Loader {
 pub(crate) enum PolicyFileError {
     #[error("policy {path}: {error} (is the path right, and readable for the daemon?)")]
     Read { path: PathBuf, error: std::io::Error },
+    #[error(
+        "signature {path}: {error} (make it readable for the daemon, or sign the policy again)"
+    )]
+    Signature { path: PathBuf, error: std::io::Error },
     #[error("policy {path}: {error}")]
     Load { path: PathBuf, error: LoadError },
 }
@@ -80,14 +89,10 @@ impl Loader {
         settings: Option<&serde_json::Map<String, serde_json::Value>>,
     ) -> Result<Arc<Policy>, PolicyFileError> {
         let read = |error| PolicyFileError::Read { path: path.to_owned(), error };
-        let component = read_bounded(path).map_err(read)?;
-        let mut signature = path.as_os_str().to_owned();
-        signature.push(".sig");
-        let options = GateOptions {
-            pin,
-            trusted_keys: self.configured.trusted_keys.clone(),
-            signature: std::fs::read(PathBuf::from(signature)).ok(),
-        };
+        let component = read_at_most(path, COMPONENT_BYTES_MAX as u64 + 1).map_err(read)?;
+        let trusted_keys = self.configured.trusted_keys.clone();
+        let signature = if trusted_keys.is_empty() { None } else { signature_beside(path)? };
+        let options = GateOptions { pin, trusted_keys, signature };
         let settings = self.settings(kind, settings);
         self.engine
             .load(kind, &component, &settings, &options, &self.compile)
@@ -111,11 +116,22 @@ impl Loader {
     }
 }
 
-/// One byte more than the load gate takes, so that it is the gate that says what is wrong.
-fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+/// The signature beside a policy file; none where there is no such file. One that is there and
+/// cannot be read is not the same as none.
+fn signature_beside(policy: &Path) -> Result<Option<Vec<u8>>, PolicyFileError> {
+    let path = signature_file(policy);
+    match read_at_most(&path, SIGNATURE_BYTES_MAX + 1) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(PolicyFileError::Signature { path, error }),
+    }
+}
+
+/// Limits are read with one byte more than the load gate takes, so that it is the gate that says
+/// what is wrong.
+fn read_at_most(path: &Path, max: u64) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let max = staffetta_policy::COMPONENT_BYTES_MAX as u64 + 1;
     std::fs::File::open(path)?.take(max).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -125,5 +141,26 @@ pub(crate) fn kind_of(kind: PolicyKind) -> Kind {
         PolicyKind::Failover => Kind::Failover,
         PolicyKind::License => Kind::License,
         PolicyKind::SplitBrain => Kind::SplitBrain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_that_cannot_be_read_is_not_a_missing_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("site.wasm");
+        assert!(signature_beside(&policy).unwrap().is_none());
+        let file = dir.path().join("site.wasm.sig");
+        std::fs::create_dir(&file).unwrap();
+        let said = signature_beside(&policy).expect_err("a folder").to_string();
+        assert!(said.starts_with(&format!("signature {}: ", file.display())), "{said}");
+        assert!(said.contains("sign the policy again"), "{said}");
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, [b'a'; 4096]).unwrap();
+        let bytes = signature_beside(&policy).unwrap().expect("it is there");
+        assert_eq!(bytes.len() as u64, SIGNATURE_BYTES_MAX + 1);
     }
 }

@@ -94,6 +94,7 @@ impl Publisher {
                 priority: if self.board.fifo() { Priority::Fifo } else { Priority::Normal },
                 memory_locked: self.memory_locked,
             },
+            stalls: snapshot.lateness.summary(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the real-time thread shows to the rest: a board that it writes without ever waiting.
 
+use super::lateness::Lateness;
 use crate::link::{About, LinkView, Reject, Rejected};
 use staffetta_core::{Answerer, Mono, Span, View};
 use staffetta_vip::{GateClass, Mac};
@@ -26,6 +27,8 @@ pub(crate) struct Snapshot {
     pub answers: Vec<(IpAddr, Answerer, Span)>,
     pub rejected: (Rejected, Option<Reject>),
     pub own_macs: Vec<Mac>,
+    /// How late the thread came round, since the start.
+    pub lateness: Lateness,
 }
 
 /// Where the newest snapshot hangs.

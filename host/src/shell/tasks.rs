@@ -2,12 +2,13 @@
 //! signals.
 
 use super::inbox::Mail;
+use super::margins::Margins;
 use super::policies::Loader;
 use super::publish::{Publisher, digests};
 use super::report::{Reporter, write_down};
 use super::snapshot::Snapshot;
 use super::{Running, orders};
-use crate::api::status::{Level, LevelStatus};
+use crate::api::status::{Level, LevelStatus, Status};
 use crate::api::{Control, Server};
 use crate::evidence::{run_checks, run_references};
 use crate::journal::EventLevel;
@@ -41,12 +42,7 @@ pub(crate) struct Tasks {
 /// Runs until the beat thread has ended.
 pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let Tasks { server, reports, reporter, loader, publisher, about, held, ended } = tasks;
-    let first = loop {
-        if let Some(snapshot) = publisher.board.newest() {
-            break publisher.status(&snapshot);
-        }
-        publisher.board.changed().await;
-    };
+    let first = first_status(&publisher).await;
     let (control, ends) = Control::new(first, publisher.journal.clone());
     let links = publisher.config.links.iter().map(|link| link.name.clone()).collect();
     tokio::spawn(write_down(
@@ -74,6 +70,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let budget = Duration::from_millis(publisher.config.timing.parts_ms()[5]);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut margins = Margins::new(&publisher.config);
     let mut told = Told { at: std::time::Instant::now(), about, health: None };
     let mut stopping: Option<tokio::time::Instant> = None;
     let mut level = None;
@@ -98,7 +95,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
             () = publisher.board.changed() => {}
         }
         if let Some(snapshot) = publisher.board.newest() {
-            let status = publisher.status(&snapshot);
+            let status = margins.status(&publisher, &reporter, &snapshot);
             journal_level(&mut level, &status.level, &reporter);
             // Nobody may be looking at the status.
             let _ = ends.status.send(Arc::new(status));
@@ -108,6 +105,16 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     down.notify_one();
     api.await??;
     Ok(())
+}
+
+/// Waits for the first turn of the beat thread.
+async fn first_status(publisher: &Publisher) -> Status {
+    loop {
+        if let Some(snapshot) = publisher.board.newest() {
+            return publisher.status(&snapshot);
+        }
+        publisher.board.changed().await;
+    }
 }
 
 /// Every change of the guarantee in force goes to the journal, with its reason.

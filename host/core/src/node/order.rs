@@ -105,7 +105,7 @@ impl Node {
             | State::HandedOver { .. }
             | State::Stopped => return Err(Refusal::NotWaiting),
         }
-        if !self.silent() {
+        if !self.unserved() {
             return Err(Refusal::PeerPresent);
         }
         self.arbiter_allows_start()?;

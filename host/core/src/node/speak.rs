@@ -116,7 +116,13 @@ impl Node {
             | State::Fenced(_)
             | State::Stopped => false,
         };
-        if dense { timing.dense_beat() } else { timing.beat() }
+        // Whoever answers a primary's beats does not speak up just before the next one comes.
+        let answers = self.state == State::Standby && self.promise > self.now;
+        match (dense, answers) {
+            (true, _) => timing.dense_beat(),
+            (false, true) => timing.beat().scaled(6, 5),
+            (false, false) => timing.beat(),
+        }
     }
 
     /// The standby probes the VIP in the last part of its promise and while it waits for it to fall

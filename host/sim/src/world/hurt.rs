@@ -4,6 +4,7 @@ use super::link::Noise;
 use super::seat::{Power, Trap};
 use super::{Due, MS, World, index};
 use crate::fault::Fault;
+use crate::plan::Premise;
 use staffetta_core::{Event, Order, Side};
 
 /// A stop waits this long for its effect at least.
@@ -33,12 +34,17 @@ impl World<'_> {
     /// before the peer knows the larger G; after the machine slept, before the gate is armed again.
     pub(crate) fn uncovered(&self, at: usize) -> bool {
         let seat = &self.seats[at];
-        seat.exposed_until > self.now || seat.gate_slept && seat.gate_until > self.now
+        seat.exposed_until > self.now || seat.gate_slept == Some(self.now)
     }
 
     fn excluded(&self, fault: &Fault) -> bool {
         let exposed = |node: Side| self.uncovered(index(node));
         match *fault {
+            // Two stalls with little between them are as good as one that is too long.
+            Fault::Freeze { .. } if self.plan.premise == Premise::Calm => {
+                let stopped = self.seats.iter().any(|seat| seat.frozen.is_some());
+                stopped || self.thawed_at > 0 && self.now - self.thawed_at < self.lease().0
+            }
             Fault::Kill { node, .. }
             | Fault::KillAt { node, .. }
             | Fault::FreezeAt { node, .. }

@@ -125,7 +125,8 @@ pub(crate) struct World<'a> {
     pub server: Option<usize>,
     /// The present reign of each node was handed over to it.
     pub planned: [bool; 2],
-    pub formed_at: Option<Ns>,
+    /// When a stopped process last went on.
+    pub thawed_at: Ns,
 }
 
 pub(crate) fn side(at: usize) -> Side {
@@ -202,7 +203,7 @@ impl<'a> World<'a> {
             answered_until: [0; 2],
             server: None,
             planned: [false; 2],
-            formed_at: None,
+            thawed_at: 0,
         }
     }
 

@@ -10,8 +10,6 @@ use crate::invariant::Step;
 use crate::trace_of;
 use staffetta_core::{Boot, Durable, Effect, Event, Mono, Node, Note, PersistId};
 
-/// How late the loop wakes at most for a timer.
-const WAKE_LATE_NS: u64 = 300_000;
 /// The first judgment of the license comes within this.
 const LICENSE_MS: u64 = 3;
 
@@ -88,7 +86,7 @@ impl World<'_> {
         if seat.run_at > self.now && seat.run_at <= when {
             return;
         }
-        let when = when + self.dice.roll(WAKE_LATE_NS);
+        let when = when + self.dice.roll(self.plan.weather.wake_us * 1_000);
         let seat = &mut self.seats[at];
         seat.run += 1;
         seat.run_at = when;
@@ -330,7 +328,7 @@ impl World<'_> {
         if let Power::Asleep { gate_left } = seat.power {
             seat.power = Power::On;
             seat.gate_until = real + gate_left;
-            seat.gate_slept = gate_left > 0;
+            seat.gate_slept = (gate_left > 0).then_some(real);
             if seat.clock.is_stopped() {
                 seat.clock.go_on(real);
                 seat.blind = Some(real);
@@ -342,6 +340,7 @@ impl World<'_> {
             seat.shadow.awake_since = now;
         }
         self.say(at, || "goes on".into());
+        self.thawed_at = real;
         self.rules.g4.disturbed();
         self.gate_watch(at);
         self.thawed(at);

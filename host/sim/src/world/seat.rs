@@ -153,9 +153,9 @@ pub(crate) struct Seat {
     pub synced: bool,
     /// An operator vouched that the peer does not serve.
     pub vouched: bool,
-    /// The gate's timer stood still while the machine slept, and was not armed since: a stop of the
-    /// process now is the gap that the guarantees name.
-    pub gate_slept: bool,
+    /// When the machine woke whose gate timer stood still, while that gate was not armed since. A
+    /// stop of the process at this very moment is the gap that the guarantees name.
+    pub gate_slept: Option<Ns>,
 }
 
 impl Seat {
@@ -195,7 +195,7 @@ impl Seat {
             exposed_until: 0,
             synced: true,
             vouched: false,
-            gate_slept: false,
+            gate_slept: None,
         }
     }
 

@@ -104,7 +104,7 @@ impl World<'_> {
             late = self.dice.roll(self.pair.lifetime_slack.0.saturating_sub(MS));
         }
         self.seats[at].gate_until = self.now + u64::try_from(left).unwrap_or(0) + late;
-        self.seats[at].gate_slept = false;
+        self.seats[at].gate_slept = None;
         self.gate_watch(at);
     }
 
@@ -125,7 +125,7 @@ impl World<'_> {
 
     fn release(&mut self, at: usize) {
         let life = self.seats[at].life;
-        let slept = self.seats[at].gate_slept;
+        let slept = self.seats[at].gate_slept.is_some();
         match self.seats[at].ills.release_ms.filter(|_| !slept) {
             None => {
                 self.close(at);
@@ -267,7 +267,6 @@ impl World<'_> {
                 | Why::Kernel
                 | Why::Stop => {}
             }
-            self.formed_at.get_or_insert(self.now);
         }
         self.healing.moves += u64::from(to == Role::Primary);
         let finding = self.rules.calm.role(at, self.now, from, to);
