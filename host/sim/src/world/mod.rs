@@ -299,7 +299,7 @@ impl<'a> World<'a> {
     /// A node arms its gate until then.
     pub(crate) fn lease_is_granted(&mut self, at: usize, until: Mono) {
         self.coverage.evaluated(Rule::G5);
-        let seat = &self.seats[at];
+        let seat = &mut self.seats[at];
         let now = seat.clock.local(self.now);
         let times = shadow::Times::new(self.pair.timing.parts());
         let allowed = seat.shadow.allowed(&times, self.plan.arbiter, now);

@@ -184,14 +184,14 @@ impl World<'_> {
         for effect in effects {
             match effect {
                 Effect::Claim { epoch, until } => {
-                    self.seats[at].shadow.reign = None;
+                    self.seats[at].shadow.reign_ends();
                     self.new_reign(at, *epoch);
                     self.lease_is_granted(at, *until);
                     self.promise_is_kept(at, *epoch);
                 }
                 Effect::Renew { until } => self.lease_is_granted(at, *until),
                 Effect::Note(Note::Epoch(epoch)) => self.new_reign(at, *epoch),
-                Effect::Release => self.seats[at].shadow.reign = None,
+                Effect::Release => self.seats[at].shadow.reign_ends(),
                 Effect::Send(beat) => {
                     let now = self.seats[at].clock.local(self.now);
                     self.seats[at].shadow.promises(beat, now);

@@ -58,6 +58,8 @@ pub(crate) struct Shadow {
     pub awake_since: Mono,
     /// Highest epoch that this life, or an earlier one, granted the peer.
     pub granted_max: Epoch,
+    /// End of the longest lease that the present reign took alone.
+    own: Mono,
     /// Epoch of the reign when it began, and now.
     pub reign: Option<(Epoch, Epoch)>,
 }
@@ -77,6 +79,7 @@ impl Default for Shadow {
             last_heard: Mono::ZERO,
             awake_since: Mono::ZERO,
             granted_max: Epoch::NONE,
+            own: Mono::ZERO,
             reign: None,
         }
     }
@@ -170,8 +173,14 @@ impl Shadow {
         }
     }
 
+    /// The reign is over, or another one begins.
+    pub(crate) fn reign_ends(&mut self) {
+        self.reign = None;
+        self.own = Mono::ZERO;
+    }
+
     /// Until when the present reign may serve, by everything it was granted.
-    pub(crate) fn allowed(&self, timing: &Times, arbiter: bool, now: Mono) -> Mono {
+    pub(crate) fn allowed(&mut self, timing: &Times, arbiter: bool, now: Mono) -> Mono {
         let Some((from, to)) = self.reign else { return Mono::ZERO };
         // A reign that got a new number keeps what was granted to the old one.
         let of = |grant: Option<(Epoch, Mono)>| {
@@ -184,6 +193,7 @@ impl Shadow {
         } else {
             Mono::ZERO
         };
-        granted.max(own)
+        self.own = self.own.max(own);
+        granted.max(self.own)
     }
 }
