@@ -240,7 +240,9 @@ impl Coverage {
             }
         }
         for effect in EffectKind::ALL {
-            if effect == EffectKind::Consult && !with_arbiter {
+            // Two primaries meet where nothing keeps them apart.
+            let apart = effect == EffectKind::Announce && !without_arbiter;
+            if apart || effect == EffectKind::Consult && !with_arbiter {
                 continue;
             }
             let (name, at) = (effect.name(), effect as usize);

@@ -107,6 +107,10 @@ impl Draw<'_> {
                 }
                 let fault = self.fault();
                 faults.push(Timed { at_us, fault });
+                if let Some(fault) = self.provoked(fault) {
+                    let at_us = at_us + self.dice.between(1_000, 400_000);
+                    faults.push(Timed { at_us, fault });
+                }
                 let scale = *self.dice.pick(&[1, 4, 12, 50]);
                 at_us += self.dice.roll(self.lease_ms() * 1_000 / 4 * scale);
             }
@@ -168,6 +172,7 @@ impl Draw<'_> {
             9 | 10 => Fault::Freeze { node, ms },
             11 | 12 if self.premise == Premise::Paused => Fault::Pause { node, ms },
             11 | 12 => Fault::Suspend { node, ms },
+            13 | 14 if self.premise == Premise::Parted => Fault::Part { ms },
             13..=16 => self.cut(ms),
             17 | 18 => self.noise(ms),
             19 | 20 => self.disk(node, ms),
@@ -190,6 +195,38 @@ impl Draw<'_> {
         }
     }
 
+    /// What makes the effect happen at which a stop waits.
+    fn provoked(&mut self, fault: Fault) -> Option<Fault> {
+        let (node, effect) = match fault {
+            Fault::KillAt { node, effect, .. } | Fault::FreezeAt { node, effect, .. } => {
+                (node, effect)
+            }
+            _ => return None,
+        };
+        let ms = self.lease_ms() * 3;
+        let moves = self.dice.chance(500);
+        Some(match effect {
+            EffectKind::Send | EffectKind::Renew | EffectKind::Note => return None,
+            EffectKind::Exit => Fault::Order { node, order: Order::Stop },
+            EffectKind::OrderDone | EffectKind::Release => {
+                Fault::Order { node, order: Order::Switchover }
+            }
+            EffectKind::Announce => match self.premise {
+                Premise::Parted => Fault::Part { ms },
+                Premise::Paused => Fault::Pause { node: node.other(), ms },
+                Premise::Calm | Premise::Linked | Premise::OneWay(_) => return None,
+            },
+            EffectKind::Persist | EffectKind::Claim if moves => {
+                Fault::Order { node: node.other(), order: Order::Switchover }
+            }
+            EffectKind::Persist
+            | EffectKind::Claim
+            | EffectKind::Consult
+            | EffectKind::Probe
+            | EffectKind::Ask => Fault::Kill { node: node.other(), down_ms: ms },
+        })
+    }
+
     /// What may be cut depends on the premise; an arbiter allows everything.
     fn cut(&mut self, ms: u64) -> Fault {
         let spare = self.weather.links > 1 && self.dice.chance(400);
@@ -203,10 +240,6 @@ impl Draw<'_> {
             }
             Premise::Calm | Premise::Linked | Premise::Paused => Some(1),
         };
-        if link.is_none() && self.premise == Premise::Parted && self.dice.chance(600) {
-            // The other direction follows from a second draw, at the same time or nearly so.
-            return Fault::Cut { from, link: None, ms: ms * 2 };
-        }
         Fault::Cut { from, link, ms }
     }
 

@@ -108,6 +108,7 @@ pub enum PolicyMode {
 /// Something that goes wrong, or that somebody wants, at one moment. Times are in milliseconds of
 /// real time; what lasts ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each case says what its fields are")]
 pub enum Fault {
     /// The process is killed and started again after `down_ms`.
     Kill { node: Side, down_ms: u64 },
@@ -125,6 +126,8 @@ pub enum Fault {
     Pause { node: Side, ms: u64 },
     /// Frames from `from` are lost on one link, or on all.
     Cut { from: Side, link: Option<u8>, ms: u64 },
+    /// All links are cut in both directions.
+    Part { ms: u64 },
     /// Frames from `from` are lost, late, and doubled on one link, or on all.
     Noise { from: Side, link: Option<u8>, lose: u64, late_ms: u64, double: u64, ms: u64 },
     /// The disk misbehaves.
@@ -162,7 +165,7 @@ pub enum Fault {
 }
 
 /// Kinds of [`Fault`], for coverage.
-pub(crate) const FAULT_KINDS: [&str; 25] = [
+pub(crate) const FAULT_KINDS: [&str; 26] = [
     "kill",
     "power-cut",
     "kill-at",
@@ -171,6 +174,7 @@ pub(crate) const FAULT_KINDS: [&str; 25] = [
     "suspend",
     "pause",
     "cut",
+    "part",
     "noise",
     "disk",
     "refuse",
@@ -202,23 +206,24 @@ impl Fault {
             Fault::Suspend { .. } => 5,
             Fault::Pause { .. } => 6,
             Fault::Cut { .. } => 7,
-            Fault::Noise { .. } => 8,
-            Fault::Disk { .. } => 9,
-            Fault::Refuse { .. } => 10,
-            Fault::SlowRelease { .. } => 11,
-            Fault::Flush { .. } => 12,
-            Fault::Policy { .. } => 13,
-            Fault::References { .. } => 14,
-            Fault::Services { .. } => 15,
-            Fault::Lan { .. } => 16,
-            Fault::Stranger { .. } => 17,
-            Fault::Order { .. } => 18,
-            Fault::Synced { .. } => 19,
-            Fault::ArbiterAway { .. } => 20,
-            Fault::ArbiterDown { .. } => 21,
-            Fault::ArbiterSlow { .. } => 22,
-            Fault::RepliesLost { .. } => 23,
-            Fault::Wiped => 24,
+            Fault::Part { .. } => 8,
+            Fault::Noise { .. } => 9,
+            Fault::Disk { .. } => 10,
+            Fault::Refuse { .. } => 11,
+            Fault::SlowRelease { .. } => 12,
+            Fault::Flush { .. } => 13,
+            Fault::Policy { .. } => 14,
+            Fault::References { .. } => 15,
+            Fault::Services { .. } => 16,
+            Fault::Lan { .. } => 17,
+            Fault::Stranger { .. } => 18,
+            Fault::Order { .. } => 19,
+            Fault::Synced { .. } => 20,
+            Fault::ArbiterAway { .. } => 21,
+            Fault::ArbiterDown { .. } => 22,
+            Fault::ArbiterSlow { .. } => 23,
+            Fault::RepliesLost { .. } => 24,
+            Fault::Wiped => 25,
         }
     }
 
@@ -242,6 +247,7 @@ impl Fault {
             | Fault::References { ms, .. }
             | Fault::Services { ms, .. }
             | Fault::Lan { ms, .. }
+            | Fault::Part { ms }
             | Fault::Stranger { ms }
             | Fault::ArbiterAway { ms, .. }
             | Fault::ArbiterDown { ms }
@@ -330,7 +336,9 @@ impl fmt::Display for Fault {
                 let how = if carrier { "carrier" } else { "unseen" };
                 write!(f, "{name} {} {how} for {ms}", seat_name(node))
             }
-            Fault::Stranger { ms } | Fault::ArbiterDown { ms } => write!(f, "{name} for {ms}"),
+            Fault::Part { ms } | Fault::Stranger { ms } | Fault::ArbiterDown { ms } => {
+                write!(f, "{name} for {ms}")
+            }
             Fault::Order { node, order } => {
                 let order = match order {
                     Order::Switchover => "switchover",

@@ -34,11 +34,7 @@ pub(crate) const LICENSE_KEY: &str = include_str!("license/key.txt");
 
 /// Settings of a license policy that trusts that key.
 pub(crate) fn license_settings(trusted: bool) -> String {
-    if trusted {
-        format!("{{\"trusted_keys\":[\"{}\"]}}", LICENSE_KEY.trim())
-    } else {
-        "{}".into()
-    }
+    if trusted { format!("{{\"trusted_keys\":[\"{}\"]}}", LICENSE_KEY.trim()) } else { "{}".into() }
 }
 
 /// The built-in policies as plain Rust.

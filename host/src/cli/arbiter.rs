@@ -20,10 +20,8 @@ pub(super) fn arbiter(context: &Context, verb: &ArbiterVerb) -> Outcome {
             "no arbiter is configured: add [arbiter] with its endpoints (docs/arbiter.md)".into(),
         ));
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::of)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::of)?;
     let report = runtime.block_on(client.check(*n, TIMEOUT));
     let timing = config.timing.with_slack(config.timing.parts().slack)?;
     let room = Duration::from_nanos(timing.arbiter_latency_max().0);

@@ -85,6 +85,8 @@ pub(super) enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// Run policy and configuration through thousands of disasters, without a pair
+    Simulate(SimulateFlags),
     /// Remove service addresses and gate of a daemon that is gone (the unit's ExecStopPost)
     Release,
 }
@@ -154,6 +156,29 @@ pub(super) struct DirFlags {
     /// In place of /run/staffetta
     #[arg(long, value_name = "DIR")]
     pub(super) run_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SimulateFlags {
+    /// A failover policy, in place of the configured or built-in one
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Histories; each runs twice
+    #[arg(long, value_name = "N", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(super) seeds: u64,
+    /// The first seed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) first: u64,
+    /// Named times, in place of those of the configuration
+    #[arg(long)]
+    pub(super) profile: Option<TimingProfile>,
+    /// Run this history and show its timeline
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seeds", "first"])]
+    pub(super) scenario: Option<PathBuf>,
+    /// Where histories that broke a guarantee are written; here if not told
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

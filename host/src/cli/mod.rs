@@ -13,6 +13,7 @@ mod local;
 mod policy;
 mod replay;
 mod show;
+mod simulate;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -112,6 +113,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Config(ConfigVerb::Check { file }) => local::config_check(&context, file),
         Verb::Doctor => local::doctor(&context),
         Verb::Demo { keep } => local::demo(&context, keep),
+        Verb::Simulate(flags) => simulate::simulate(&context, &flags),
         Verb::Release => local::release(&context),
     }
 }

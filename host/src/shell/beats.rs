@@ -379,7 +379,8 @@ impl Beats {
             Effect::Renew { until } => self.renew(until),
             Effect::Release => self.release(),
             Effect::Consult(id, request) => {
-                let sent = self.parts.consult.as_ref().is_some_and(|c| c.send((id, request)).is_ok());
+                let sent =
+                    self.parts.consult.as_ref().is_some_and(|c| c.send((id, request)).is_ok());
                 if !sent {
                     self.queue.push_back(Event::Consulted(id, Reply::Failed));
                 }

@@ -102,10 +102,9 @@ impl Decider {
                 let now = self.started.elapsed();
                 let wall = situation::wall();
                 let answer = self.split_brain.decide(&situation, &wall, now, question.until);
-                let verdict = answer
-                    .verdict
-                    .as_ref()
-                    .map(|verdict| staffetta_situation::split_brain_verdict(&self.site.pair, verdict));
+                let verdict = answer.verdict.as_ref().map(|verdict| {
+                    staffetta_situation::split_brain_verdict(&self.site.pair, verdict)
+                });
                 self.reply(id, verdict);
                 let said = answer.verdict.as_ref().map(|verdict| {
                     let serve = verdict.serve.as_deref().unwrap_or("whoever serves");

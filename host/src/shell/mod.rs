@@ -129,9 +129,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let arbiter = crate::arbiter::client(&config)?;
     let lease = Duration::from_millis(config.timing.parts_ms()[1]);
     let consult = match &arbiter {
-        Some(client) => {
-            Some(arbitrate::start(client.clone(), common.outbox.clone(), lease)?)
-        }
+        Some(client) => Some(arbitrate::start(client.clone(), common.outbox.clone(), lease)?),
         None => None,
     };
     let jobs = policies.failover_jobs.clone();

@@ -6,8 +6,8 @@ use super::licensing::Judgment;
 use super::report::{alarm_name, alarm_text};
 use super::snapshot::{Board, Snapshot};
 use crate::api::status::{
-    self, Alarm, GateStatus, LeaseSource, LeaseStatus, LinkStatus, PeerStatus,
-    PoliciesStatus, PolicySource, PolicyStatus, Priority, RealtimeStatus, Spoke, Status, VipStatus,
+    self, Alarm, GateStatus, LeaseSource, LeaseStatus, LinkStatus, PeerStatus, PoliciesStatus,
+    PolicySource, PolicyStatus, Priority, RealtimeStatus, Spoke, Status, VipStatus,
 };
 use crate::config::Config;
 use crate::evidence::Evidence;

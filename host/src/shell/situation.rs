@@ -95,11 +95,7 @@ fn report(check: &CheckReport) -> types::Check {
 }
 
 fn reached(target: &TargetReport) -> types::Target {
-    types::Target {
-        name: target.name.clone(),
-        reachable: target.reachable,
-        age: target.age_ms,
-    }
+    types::Target { name: target.name.clone(), reachable: target.reachable, age: target.age_ms }
 }
 
 fn health(health: Health) -> types::Health {

@@ -29,10 +29,6 @@ impl<T> Queue<T> {
         self.heap.push(Reverse((when, self.seq, slot)));
     }
 
-    pub(crate) fn next_at(&self) -> Option<Ns> {
-        self.heap.peek().map(|Reverse((when, ..))| *when)
-    }
-
     pub(crate) fn pop(&mut self) -> Option<(Ns, T)> {
         let Reverse((when, _, slot)) = self.heap.pop()?;
         self.free.push(slot);

@@ -46,6 +46,10 @@ impl Clock {
         *self = Clock { real: now, local: self.local(now).0, stopped: true, ..*self };
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     pub(crate) fn go_on(&mut self, now: Ns) {
         *self = Clock { real: now, stopped: false, ..*self };
     }
@@ -139,15 +143,19 @@ pub(crate) struct Seat {
     pub word_at: Mono,
     pub answers: Option<(Answerer, Mono)>,
     pub memory: Option<String>,
-    pub licensed_for: Option<(bool, bool)>,
+    pub licensed_for: Option<(bool, bool, bool)>,
     pub shadow: Shadow,
-    /// Resumed with clocks that had stopped, and has not heard the peer since.
-    pub blind: bool,
+    /// Its clocks stood still until then, and it has not heard a primary since.
+    pub blind: Option<Ns>,
     /// The peer knows the larger G of a flushed gate only after this; a stop of the process before
     /// then is the gap that the guarantees name.
     pub exposed_until: Ns,
     pub synced: bool,
-    pub restart_due: bool,
+    /// An operator vouched that the peer does not serve.
+    pub vouched: bool,
+    /// The gate's timer stood still while the machine slept, and was not armed since: a stop of the
+    /// process now is the gap that the guarantees name.
+    pub gate_slept: bool,
 }
 
 impl Seat {
@@ -183,10 +191,11 @@ impl Seat {
             memory: None,
             licensed_for: None,
             shadow: Shadow::default(),
-            blind: false,
+            blind: None,
             exposed_until: 0,
             synced: true,
-            restart_due: false,
+            vouched: false,
+            gate_slept: false,
         }
     }
 
@@ -208,7 +217,7 @@ impl Seat {
         self.turn.clear();
         self.trap = None;
         self.held = false;
-        self.blind = false;
+        self.vouched = false;
         self.run += 1;
         self.bursts += 1;
     }

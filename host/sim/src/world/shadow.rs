@@ -1,10 +1,43 @@
 //! What a node has been granted, kept beside the core and by nothing of the core: the yardstick for
 //! every lease it claims (R3, R6, R10, R13).
 
-use staffetta_core::{Beat, Epoch, Mono, Register, Reply, Request, RequestId, Span, Timing};
+use staffetta_core::{Beat, Epoch, Mono, Register, Reply, Request, RequestId, Span, TimingParts};
 
 const SENT_MAX: usize = 512;
 const REQUESTS_MAX: usize = 32;
+
+/// The times of the protocol, from the configuration and not from the core: what the core makes of
+/// them is under test.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    parts: TimingParts,
+}
+
+impl Times {
+    pub(crate) fn new(parts: &TimingParts) -> Times {
+        Times { parts: *parts }
+    }
+
+    /// Lg = L·(1−ρ).
+    fn granted(&self) -> Span {
+        self.parts.lease.scaled(999_000, 1_000_000)
+    }
+
+    /// K = D + 2h.
+    fn silence(&self) -> Span {
+        self.parts.delay + self.parts.beat.times(2)
+    }
+
+    /// Lself = Lg − D − 2h.
+    fn self_granted(&self) -> Span {
+        self.granted().minus(self.silence())
+    }
+}
+
+/// Lp = (L + G)·(1+ρ).
+fn promised(lease: Span, slack: Span) -> Span {
+    (lease + slack).scaled(1_001_000, 1_000_000)
+}
 
 /// One life's grants.
 #[derive(Debug, Clone)]
@@ -16,11 +49,17 @@ pub(crate) struct Shadow {
     hand: Option<(Epoch, Mono)>,
     requests: Vec<(RequestId, Mono, Register)>,
     arbiter: Option<(Epoch, Mono)>,
+    /// What this node promised the peer, over all its lives: no claim of its own before this.
+    promise: Mono,
+    echoed: (u64, u64),
+    /// L and G of the peer's newest beat.
+    peer: (Span, Span),
     pub last_heard: Mono,
     pub awake_since: Mono,
     /// Highest epoch that this life, or an earlier one, granted the peer.
     pub granted_max: Epoch,
-    pub epoch: Epoch,
+    /// Epoch of the reign when it began, and now.
+    pub reign: Option<(Epoch, Epoch)>,
 }
 
 impl Default for Shadow {
@@ -32,18 +71,21 @@ impl Default for Shadow {
             hand: None,
             requests: Vec::new(),
             arbiter: None,
+            promise: Mono::ZERO,
+            echoed: (0, 0),
+            peer: (Span::ZERO, Span::ZERO),
             last_heard: Mono::ZERO,
             awake_since: Mono::ZERO,
             granted_max: Epoch::NONE,
-            epoch: Epoch::NONE,
+            reign: None,
         }
     }
 }
 
 impl Shadow {
     pub(crate) fn boot(&mut self, boot: u64, now: Mono) {
-        let granted_max = self.granted_max;
-        *self = Shadow { boot, granted_max, awake_since: now, ..Shadow::default() };
+        let (granted_max, promise) = (self.granted_max, self.promise);
+        *self = Shadow { boot, granted_max, promise, awake_since: now, ..Shadow::default() };
         self.last_heard = now;
     }
 
@@ -55,6 +97,31 @@ impl Shadow {
         if let Some(echo) = beat.echo {
             self.granted_max = self.granted_max.max(echo.granted);
         }
+        if let Some(hand) = beat.hand {
+            self.granted_max = self.granted_max.max(hand.epoch);
+        }
+    }
+
+    /// A beat was decided: the grant in it binds from now on.
+    pub(crate) fn promises(&mut self, beat: &Beat, now: Mono) {
+        if let Some(echo) = beat.echo.filter(|echo| echo.granted > Epoch::NONE)
+            && self.echoed != (echo.boot, echo.n)
+        {
+            self.echoed = (echo.boot, echo.n);
+            let (lease, slack) = self.peer;
+            self.promise = self.promise.max(now + promised(lease, slack));
+        }
+        if beat.hand.is_some() {
+            self.promise = self.promise.max(now + promised(beat.lease, beat.slack));
+        }
+    }
+
+    /// What is left of the promise that a claim of this epoch breaks; nothing where the peer itself
+    /// granted it. The reign that begins is bound by nothing.
+    pub(crate) fn breaks_promise(&mut self, epoch: Epoch, now: Mono) -> Span {
+        let by_peer = |grant: Option<(Epoch, Mono)>| grant.is_some_and(|(of, _)| of == epoch);
+        let promise = std::mem::take(&mut self.promise);
+        if by_peer(self.granted) || by_peer(self.hand) { Span::ZERO } else { promise.since(now) }
     }
 
     pub(crate) fn sent_at(&self, n: u64) -> Option<Mono> {
@@ -62,8 +129,9 @@ impl Shadow {
         (kept == n && n > 0).then_some(at)
     }
 
-    pub(crate) fn heard(&mut self, beat: &Beat, timing: &Timing, now: Mono) {
+    pub(crate) fn heard(&mut self, beat: &Beat, timing: &Times, now: Mono) {
         self.last_heard = now;
+        self.peer = (beat.lease, beat.slack);
         if let Some(echo) = beat.echo.filter(|echo| echo.boot == self.boot)
             && echo.granted > Epoch::NONE
             && let Some(sent) = self.sent_at(echo.n)
@@ -90,7 +158,7 @@ impl Shadow {
         }
     }
 
-    pub(crate) fn told(&mut self, id: RequestId, reply: &Reply, timing: &Timing) {
+    pub(crate) fn told(&mut self, id: RequestId, reply: &Reply, timing: &Times) {
         let Some(at) = self.requests.iter().position(|(asked, ..)| *asked == id) else { return };
         let (_, sent, to) = self.requests.remove(at);
         if *reply == Reply::Swapped && to.alone {
@@ -102,10 +170,12 @@ impl Shadow {
         }
     }
 
-    /// Until when a node that reigns `epoch` may serve, by everything it was granted.
-    pub(crate) fn allowed(&self, epoch: Epoch, timing: &Timing, arbiter: bool, now: Mono) -> Mono {
+    /// Until when the present reign may serve, by everything it was granted.
+    pub(crate) fn allowed(&self, timing: &Times, arbiter: bool, now: Mono) -> Mono {
+        let Some((from, to)) = self.reign else { return Mono::ZERO };
+        // A reign that got a new number keeps what was granted to the old one.
         let of = |grant: Option<(Epoch, Mono)>| {
-            grant.filter(|(of, _)| *of == epoch).map_or(Mono::ZERO, |(_, until)| until)
+            grant.filter(|(of, _)| (from..=to).contains(of)).map_or(Mono::ZERO, |(_, until)| until)
         };
         let granted = of(self.granted).max(of(self.hand)).max(of(self.arbiter));
         let listened = now.since(self.last_heard.max(self.awake_since));
