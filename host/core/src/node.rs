@@ -9,7 +9,6 @@ mod speak;
 mod view;
 
 use crate::beat::{Beat, Echo, Meeting};
-use arbiter::Arbiter;
 use crate::effect::{Alarm, AskId, Durable, Effect, Note, PersistId, Question, Why};
 use crate::epoch::{Epoch, Side};
 use crate::event::{Answerer, Event, Order, Refusal};
@@ -18,6 +17,7 @@ use crate::state::{After, Reign, Role, State};
 use crate::time::{Mono, Span};
 use crate::timing::{Timing, promise};
 use alloc::vec::Vec;
+use arbiter::Arbiter;
 
 /// Moves of the service address remembered for the damping evidence.
 const MOVES_MAX: usize = 32;

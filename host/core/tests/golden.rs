@@ -82,8 +82,7 @@ fn command(world: &mut World, words: &[&str]) {
 fn arbiter(world: &mut World, words: &[&str]) {
     if words == ["new"] {
         let delay = [Span(500_000); 2];
-        world.arbiter =
-            Some(Arbiter { register: None, delay, away: [false; 2], mute: [false; 2] });
+        world.arbiter = Some(Arbiter { register: None, delay, away: [false; 2], mute: [false; 2] });
         return;
     }
     let arbiter = world.arbiter.as_mut().expect("`arbiter new` first");
@@ -129,7 +128,7 @@ fn every_scenario_has_its_trace() {
         let text = std::fs::read_to_string(file).unwrap();
         let (script, want) = text.split_once("---\n").unwrap_or((&text, ""));
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        
+
         let got = match std::panic::catch_unwind(|| run(script)) {
             Ok(got) => got,
             Err(_) => {

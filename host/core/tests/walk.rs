@@ -213,7 +213,10 @@ fn with_an_arbiter_no_partition_opens_two_gates() {
         assert_eq!(serving, 1, "seed {seed}: {serving} serve at the end\n{}", world.trace);
         primaries += world.primaries;
     }
-    assert!(primaries > ARBITRATED_SEEDS * 5, "only {primaries} reigns: the histories are too tame");
+    assert!(
+        primaries > ARBITRATED_SEEDS * 5,
+        "only {primaries} reigns: the histories are too tame"
+    );
 }
 
 const ARBITRATED_SEEDS: u64 = 2_000;

@@ -175,7 +175,9 @@ fn variants(was: &failover::Situation) -> Vec<(String, failover::Situation)> {
         with(text.into(), &|s| s.vips.iter_mut().for_each(|vip| vip.answerer = answerer));
     }
     for (at, link) in was.links.iter().enumerate() {
-        with(format!("link {} had heard the peer now", link.name), &|s| s.links[at].heard = Some(0));
+        with(format!("link {} had heard the peer now", link.name), &|s| {
+            s.links[at].heard = Some(0)
+        });
         with(format!("link {} had heard nothing", link.name), &|s| s.links[at].heard = None);
     }
     for (at, target) in was.me.targets.iter().enumerate() {

@@ -55,7 +55,8 @@ fn one(
     tally: &mut Tally,
 ) -> Result<(), Failure> {
     let kind = Kind::from_name(&record.first.kind);
-    let Some(policy) = kind.map(|kind| shelf.policy(kind, &record.first.digest)).transpose()? else {
+    let Some(policy) = kind.map(|kind| shelf.policy(kind, &record.first.digest)).transpose()?
+    else {
         tally.unknown_policy += record.count;
         return Ok(());
     };
@@ -192,8 +193,7 @@ impl Shelf {
         // A journal can be looked at on a machine that has no configuration.
         let config = context.load().ok();
         let named_policy = named.is_some();
-        let mut shelf =
-            Shelf { engine, config, named: named_policy, settings, loaded: Vec::new() };
+        let mut shelf = Shelf { engine, config, named: named_policy, settings, loaded: Vec::new() };
         if let Some(file) = named {
             let component = std::fs::read(file).map_err(|error| {
                 Failure::Usage(format!("cannot read the policy {}: {error}", file.display()))

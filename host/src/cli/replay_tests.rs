@@ -16,13 +16,12 @@ fn built_in() -> Policy {
 
 /// A standby whose peer fell silent, as the built-in policy decided it.
 fn record(policy: &Policy, edit: impl Fn(&mut FailoverSituation)) -> DecisionRecord {
-    let mut situation = staffetta_sdk::testing::standby(
-        staffetta_policy::types::FailoverQuestion::PeerSilent,
-    )
-    .silent_for(1_500)
-    .vip(staffetta_policy::types::Answerer::Nobody)
-    .reference("gateway", Some(true))
-    .build();
+    let mut situation =
+        staffetta_sdk::testing::standby(staffetta_policy::types::FailoverQuestion::PeerSilent)
+            .silent_for(1_500)
+            .vip(staffetta_policy::types::Answerer::Nobody)
+            .reference("gateway", Some(true))
+            .build();
     edit(&mut situation);
     let situation = serde_json::to_string(&situation).unwrap();
     let wall = serde_json::to_string(&Wall::default()).unwrap();
@@ -85,7 +84,9 @@ fn a_journal_is_replayed_by_the_same_and_by_another_policy() {
     let journal = Journal::open(&file, CAP).unwrap();
     journal.handle().decision(record(&policy, |_| {}));
     journal.handle().decision(record(&policy, |s| s.me.promotable = false));
-    journal.handle().decision(DecisionRecord { digest: "sha256:00".into(), ..record(&policy, |_| {}) });
+    journal
+        .handle()
+        .decision(DecisionRecord { digest: "sha256:00".into(), ..record(&policy, |_| {}) });
     journal.close(Duration::from_secs(20));
 
     let context = context(dir.path());

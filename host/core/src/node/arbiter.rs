@@ -125,7 +125,8 @@ impl Arbiter {
     /// it.
     fn latency(&self, now: Mono) -> Span {
         let waits = self.swaps.iter().map(|swap| swap.sent);
-        let waits = waits.chain(self.reads.iter().map(|read| read.sent)).map(|sent| now.since(sent));
+        let waits =
+            waits.chain(self.reads.iter().map(|read| read.sent)).map(|sent| now.since(sent));
         self.round_trips.iter().copied().chain(waits).max().unwrap_or(Span::ZERO)
     }
 }
@@ -206,7 +207,11 @@ impl Node {
         match &mut self.state {
             State::Claiming { epoch, .. } if *epoch == swap.to.epoch => {
                 let epoch = *epoch;
-                self.reign(Reign::by_verdict(epoch, until), Why::Verdict(super::settle::TAKE_OVER), fx);
+                self.reign(
+                    Reign::by_verdict(epoch, until),
+                    Why::Verdict(super::settle::TAKE_OVER),
+                    fx,
+                );
             }
             State::Primary(reign) if reign.epoch == swap.to.epoch => {
                 let before = reign.until();
@@ -324,9 +329,9 @@ impl Node {
             State::Primary(reign)
                 if reign.peer_until > self.now && reign.peer_until >= reign.own_until =>
             {
-                let rewrite = arbiter.known.map_or(Mono::ZERO, |known| {
-                    known.since + self.poll().times(POLLS_PER_WRITE)
-                });
+                let rewrite = arbiter
+                    .known
+                    .map_or(Mono::ZERO, |known| known.since + self.poll().times(POLLS_PER_WRITE));
                 let fits = self.register_is(reign.epoch, false);
                 let from = if fits { rewrite } else { Mono::ZERO };
                 Some(Wish { epoch: reign.epoch, alone: false, from })

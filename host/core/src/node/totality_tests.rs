@@ -165,7 +165,8 @@ fn node(state: State) -> Node {
         stop_budget: Span::ms(3_000),
     })
     .unwrap();
-    let options = Options { side: Side::A, preferred: false, peer_preferred: false, timing, arbiter: false };
+    let options =
+        Options { side: Side::A, preferred: false, peer_preferred: false, timing, arbiter: false };
     let disk =
         Durable { highest: MINE, promised: Span::ms(320), formed: true, ..Durable::default() };
     let mut node = Node::new(options, Boot { id: 1, now: Mono(1), disk, slack: Span::ms(20) });

@@ -3,8 +3,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
 use staffetta_core::{
-    Answerer, Ask, Beat, Boot, Register, Reply, Request, RequestId, Durable, Effect, Event, Intent, Mono, Node, Note, Options, Order,
-    Question, Role, Side, Span, Timing, TimingParts, Verdict,
+    Answerer, Ask, Beat, Boot, Durable, Effect, Event, Intent, Mono, Node, Note, Options, Order,
+    Question, Register, Reply, Request, RequestId, Role, Side, Span, Timing, TimingParts, Verdict,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
