@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::freezer::Freezer;
 use crate::lab::Node;
 use crate::space::Space;
 
@@ -21,11 +22,17 @@ pub struct Seat {
     node: Node,
     space: Space,
     children: Mutex<Vec<Child>>,
+    freezer: Mutex<Option<Freezer>>,
 }
 
 impl Seat {
     pub(crate) fn new(node: Node) -> Result<Self> {
-        Ok(Self { node, space: Space::new(node.name())?, children: Mutex::new(Vec::new()) })
+        Ok(Self {
+            node,
+            space: Space::new(node.name())?,
+            children: Mutex::new(Vec::new()),
+            freezer: Mutex::new(None),
+        })
     }
 
     /// Which of the two it is.
@@ -117,9 +124,29 @@ impl Seat {
         }
     }
 
-    /// SIGCONT to every process of the node.
+    /// Freezes every process of the node at one moment, by the freezer of control groups. Returns
+    /// when all are frozen.
+    ///
+    /// # Errors
+    /// Where [`crate::freezer_missing`] says so, and when the node is frozen this way already.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn freeze_whole(&self) -> Result<()> {
+        let freezer = Freezer::new(self.node.name())?;
+        freezer.freeze(&self.pids())?;
+        *self.freezer.lock().expect("no panic under this lock") = Some(freezer);
+        Ok(())
+    }
+
+    /// Ends both kinds of freeze: SIGCONT to every process of the node, and its control group
+    /// thawed.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
+        drop(self.freezer.lock().expect("no panic under this lock").take());
     }
 
     /// SIGTERM to the processes started by [`Seat::spawn`], and waits for them up to `limit`; true
