@@ -134,13 +134,28 @@ impl Scene {
         if self.arbiter.is_some() { arbitrated(pair) } else { Ok(()) }
     }
 
+    /// Waits until the pair is whole, and notes who serves.
+    ///
+    /// # Errors
+    /// When it does not become whole in time.
+    pub fn ready(&mut self) -> Result<()> {
+        self.primary = self.pair.settle(ms(SETTLE_MS_MAX))?;
+        if self.arbiter.is_some() { arbitrated(&self.pair) } else { Ok(()) }
+    }
+
+    /// The arbiter, where there is one.
+    #[must_use]
+    pub fn arbiter(&self) -> Option<&ArbiterSeat> {
+        self.arbiter.as_ref()
+    }
+
     /// The pair.
     #[must_use]
     pub fn pair(&self) -> &Pair {
         &self.pair
     }
 
-    /// The node that served first.
+    /// The node that served when the pair was last known to be whole.
     #[must_use]
     pub fn primary(&self) -> Node {
         self.primary
@@ -173,6 +188,24 @@ pub fn check(case: Case) -> Result<()> {
         None => Ok(()),
         Some(scene) => play(&scene, &case).map_err(|error| scene.told(error)),
     }
+}
+
+/// Starts one pair, as the first case wants it, and plays one named case after the other; each
+/// begins with the pair whole, and its "before" is the node that serves then.
+///
+/// # Errors
+/// As [`check`], with the name of the case.
+pub fn check_each(cases: &[(&str, Case)]) -> Result<()> {
+    let Some((_, first)) = cases.first() else { return Ok(()) };
+    let opened = Scene::open(&first.options, first.arbiter.is_some(), first.prepare)?;
+    let Some(mut scene) = opened else { return Ok(()) };
+    for (name, case) in cases {
+        print!("{name}: ");
+        let ready = scene.ready();
+        let outcome = ready.and_then(|()| play(&scene, case));
+        outcome.map_err(|error| scene.told(error).context((*name).to_owned()))?;
+    }
+    Ok(())
 }
 
 fn play(scene: &Scene, case: &Case) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use staffetta_lab::{Node, Pair, freezer_missing};
-use staffetta_tests::{ArbiterDeeds, Case, Serves, check, world};
+use staffetta_tests::{ArbiterDeeds, Case, Serves, check_each, world};
 
 /// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
 const NO_GAP_MS: u64 = 250;
@@ -13,18 +13,12 @@ fn thaw(pair: &Pair, node: Node) -> Result<()> {
     Ok(())
 }
 
-fn frozen(case: Case) -> Result<()> {
-    match freezer_missing() {
-        None => check(case),
-        Some(why) => {
-            println!("SKIPPED: {why}");
-            Ok(())
-        }
-    }
-}
-
-fn primary_frozen() -> Case {
+/// Promised: the gate closes without the frozen daemon, the standby takes over, and the thawed node
+/// gives up its role (or, under an arbiter, its claim to confirm anything) before it does anything
+/// else.
+fn primary_frozen(arbiter: Option<ArbiterDeeds>) -> Case {
     Case {
+        arbiter,
         act: |pair, node| pair.lab().node(node).freeze_whole(),
         hold_ms: 3_000,
         undo: thaw,
@@ -32,8 +26,11 @@ fn primary_frozen() -> Case {
     }
 }
 
-fn standby_frozen() -> Case {
+/// Promised: the primary goes on without a gap; the thawed standby, whose promise ran out while it
+/// was frozen, does not take that for a silent peer.
+fn standby_frozen(arbiter: Option<ArbiterDeeds>) -> Case {
     Case {
+        arbiter,
         act: |pair, node| pair.lab().node(node.peer()).freeze_whole(),
         during: Serves::Same,
         hold_ms: 3_000,
@@ -44,47 +41,41 @@ fn standby_frozen() -> Case {
     }
 }
 
-/// Promised: the gate closes without the frozen daemon, the standby takes over, and the thawed node
-/// gives up its role before it does anything else.
-#[test]
-fn primary_frozen_whole_for_3_s() {
-    world(|| frozen(primary_frozen()));
-}
-
-/// Promised: the same, and the thawed node does not confirm anything to the arbiter either.
-#[test]
-fn primary_frozen_whole_for_3_s_under_an_arbiter() {
-    world(|| frozen(Case { arbiter: Some(ArbiterDeeds::default()), ..primary_frozen() }));
-}
-
-/// Promised: the primary goes on without a gap; the thawed standby, whose promise ran out while it
-/// was frozen, does not take that for a silent peer.
-#[test]
-fn standby_frozen_whole_for_3_s() {
-    world(|| frozen(standby_frozen()));
-}
-
-/// Promised: the same, by the arbiter's word.
-#[test]
-fn standby_frozen_whole_for_3_s_under_an_arbiter() {
-    world(|| frozen(Case { arbiter: Some(ArbiterDeeds::default()), ..standby_frozen() }));
-}
-
 /// Promised: nobody answers while both are frozen, never two when both go on, and one of them
 /// serves again by itself.
+fn both_frozen(arbiter: Option<ArbiterDeeds>) -> Case {
+    Case {
+        arbiter,
+        act: |pair, node| {
+            pair.lab().node(node).freeze_whole()?;
+            pair.lab().node(node.peer()).freeze_whole()
+        },
+        during: Serves::Nobody,
+        hold_ms: 2_000,
+        undo: |pair, node| thaw(pair, node).and_then(|()| thaw(pair, node.peer())),
+        after: Some(Serves::Any),
+        ..Case::default()
+    }
+}
+
+fn play(arbiter: Option<ArbiterDeeds>) -> Result<()> {
+    if let Some(why) = freezer_missing() {
+        println!("SKIPPED: {why}");
+        return Ok(());
+    }
+    check_each(&[
+        ("primary frozen for 3 s", primary_frozen(arbiter)),
+        ("standby frozen for 3 s", standby_frozen(arbiter)),
+        ("both frozen for 2 s", both_frozen(arbiter)),
+    ])
+}
+
 #[test]
-fn both_frozen_whole_for_2_s() {
-    world(|| {
-        frozen(Case {
-            act: |pair, node| {
-                pair.lab().node(node).freeze_whole()?;
-                pair.lab().node(node.peer()).freeze_whole()
-            },
-            during: Serves::Nobody,
-            hold_ms: 2_000,
-            undo: |pair, node| thaw(pair, node).and_then(|()| thaw(pair, node.peer())),
-            after: Some(Serves::Any),
-            ..Case::default()
-        })
-    });
+fn nodes_frozen_whole() {
+    world(|| play(None));
+}
+
+#[test]
+fn nodes_frozen_whole_under_an_arbiter() {
+    world(|| play(Some(ArbiterDeeds::default())));
 }

@@ -94,8 +94,7 @@ impl Seat {
     /// Whether any process of the node lives.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.reap();
-        !self.pids().is_empty()
+        !self.reap() || !self.pids().is_empty()
     }
 
     /// SIGKILL to every process of the node, and waits until all are gone.
@@ -103,8 +102,9 @@ impl Seat {
         let end = Instant::now() + Duration::from_millis(REAP_MS_MAX);
         loop {
             self.signal(libc::SIGKILL);
-            self.reap();
-            if self.pids().is_empty() || Instant::now() > end {
+            // The first thread of a process leaves its namespaces while the others still hold its
+            // sockets: only what was reaped is gone.
+            if (self.reap() && self.pids().is_empty()) || Instant::now() > end {
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -180,9 +180,11 @@ impl Seat {
             .is_ok_and(|link| link.to_str() == Some(self.space.identity()))
     }
 
-    fn reap(&self) {
+    /// Whether all processes started by [`Seat::spawn`] have ended.
+    fn reap(&self) -> bool {
         let mut children = self.children.lock().expect("no panic under this lock");
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        children.is_empty()
     }
 }
 
