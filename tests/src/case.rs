@@ -143,6 +143,20 @@ impl Scene {
         if self.arbiter.is_some() { arbitrated(&self.pair) } else { Ok(()) }
     }
 
+    /// Plays one named case after the other; each begins with the pair whole, and its "before" is
+    /// the node that serves then.
+    ///
+    /// # Errors
+    /// As [`check`], with the name of the case.
+    pub fn play_each(&mut self, cases: &[(&str, Case)]) -> Result<()> {
+        for (name, case) in cases {
+            print!("{name}: ");
+            let outcome = self.ready().and_then(|()| play(self, case));
+            outcome.map_err(|error| self.told(error).context((*name).to_owned()))?;
+        }
+        Ok(())
+    }
+
     /// The arbiter, where there is one.
     #[must_use]
     pub fn arbiter(&self) -> Option<&ArbiterSeat> {
@@ -190,22 +204,17 @@ pub fn check(case: Case) -> Result<()> {
     }
 }
 
-/// Starts one pair, as the first case wants it, and plays one named case after the other; each
-/// begins with the pair whole, and its "before" is the node that serves then.
+/// Starts one pair, as the first case wants it, and plays one named case after the other: see
+/// [`Scene::play_each`].
 ///
 /// # Errors
 /// As [`check`], with the name of the case.
 pub fn check_each(cases: &[(&str, Case)]) -> Result<()> {
     let Some((_, first)) = cases.first() else { return Ok(()) };
-    let opened = Scene::open(&first.options, first.arbiter.is_some(), first.prepare)?;
-    let Some(mut scene) = opened else { return Ok(()) };
-    for (name, case) in cases {
-        print!("{name}: ");
-        let ready = scene.ready();
-        let outcome = ready.and_then(|()| play(&scene, case));
-        outcome.map_err(|error| scene.told(error).context((*name).to_owned()))?;
+    match Scene::open(&first.options, first.arbiter.is_some(), first.prepare)? {
+        None => Ok(()),
+        Some(mut scene) => scene.play_each(cases),
     }
-    Ok(())
 }
 
 fn play(scene: &Scene, case: &Case) -> Result<()> {

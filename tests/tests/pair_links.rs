@@ -73,7 +73,7 @@ fn two_links_one_way_in_opposite_directions() {
 #[test]
 fn two_links_one_way_for_longer_than_neighbors_are_remembered() {
     world(|| {
-        let lasting = Case { prepare: forgetful, hold_ms: 12_000, ..crossed() };
+        let lasting = Case { prepare: forgetful, hold_ms: 6_000, ..crossed() };
         check_each(&[("each link loses one direction for long", lasting)])
     });
 }
