@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
 use staffetta_arbiter::proxy::{Behaviour, Proxy};
@@ -70,15 +70,46 @@ impl ArbiterSeat {
     /// # Panics
     /// When another thread panicked here.
     pub fn wipe(&self, lab: &Lab) -> Result<()> {
+        self.server().wipe()?;
+        self.restart(lab)
+    }
+
+    /// Kills etcd (SIGKILL).
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn kill(&self) {
+        self.server().stop();
+    }
+
+    /// Starts etcd again with the data that it has.
+    ///
+    /// # Errors
+    /// When etcd does not start.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn restart(&self, lab: &Lab) -> Result<()> {
         let space = lab.arbiter().context("the world has no machine for an arbiter")?;
         let etcd = Arc::clone(&self.etcd);
         // A process belongs to the namespace of the thread that starts it.
-        space.run(move || {
-            let mut etcd = etcd.lock().expect("no panic under this lock");
-            etcd.wipe()?;
-            etcd.restart()
-        })?;
+        space.run(move || etcd.lock().expect("no panic under this lock").restart())?;
         Ok(())
+    }
+
+    /// Stops (SIGSTOP) or continues etcd: connections stand, nothing is answered.
+    ///
+    /// # Errors
+    /// When it does not run.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        Ok(self.server().freeze(frozen)?)
+    }
+
+    fn server(&self) -> MutexGuard<'_, EtcdServer> {
+        self.etcd.lock().expect("no panic under this lock")
     }
 }
 
