@@ -3,7 +3,8 @@
 
   nsenter --net=/run/netns/nc ./wire.py SECONDS VIP MAC_A MAC_B [IFACE] > out.json
 Run it in the client's namespace around a fault; SIGTERM ends it early. dual_arp_ms / dual_udp_ms: 5 ms bins in which
-both answered. Only answers to this asker count: the announcement of a new holder is not an answer.
+both answered; answered_*_at_ms: the bins in which each node did. Only answers to this asker count: the announcement of a
+new holder is not an answer.
 """
 import fcntl, json, select, signal, socket, struct, sys, time
 
@@ -59,5 +60,6 @@ for k, bins in seen.items():
     dual = sorted(b for b, w in bins.items() if len(w) == 2)
     res[f"dual_{k}_ms"] = 5 * len(dual)
     res[f"dual_{k}_at_ms"] = [5 * b for b in dual]
+    res[f"answered_{k}_at_ms"] = [[5 * b for b, w in sorted(bins.items()) if n in w] for n in (0, 1)]
     res[f"answered_{k}_ms"] = [5 * sum(n in w for w in bins.values()) for n in (0, 1)]
 print(json.dumps(res))
