@@ -10,7 +10,7 @@ replaced.
 Everything a node runs lives in one cgroup v2, so kill -9 and freeze hit exactly that node's processes and no others.
 """
 import collections, itertools, json, os, random, shutil, signal, subprocess, threading, time
-from arbiter import Arbiter
+from arbiter import NEAR_MS, Arbiter
 
 LAB = os.path.dirname(os.path.abspath(__file__))
 PFX = os.environ.get("LAB_PREFIX", "sfb")
@@ -402,7 +402,7 @@ def measure(prof, fault, rep, secs=None, delay_ms=0, pre_s=1):
             if p.poll() is None: p.kill(); p.wait()
         try: net_heal()
         except Exception: pass
-        if delay_ms: ARBITER.delay(0)
+        if delay_ms: ARBITER.delay(NEAR_MS)
         for n in nodes.values(): n.clean_stop()
         for p in aux:
             if p.poll() is None: p.terminate()
