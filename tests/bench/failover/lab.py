@@ -4,12 +4,13 @@
 A profile says how to run one HA daemon on a node (see *.json beside this file):
   name, start (foreground command), optional: files{name:text}, stop (command, run on the node; default SIGTERM to
   the started process), switchover (command), up_timeout_s, settle_s, phase_s (random wait before the fault),
-  observe_s, probe_us, status (command that prints JSON) and level (the guarantee that both nodes must show before the fault)
+  observe_s, probe_us, status (command that prints JSON), level (the guarantee that
+  both nodes must show before the fault), keep [folders below @dir@ that runs pass on to each other]
 In files and commands @node@ @peer@ @ip@ @peer_ip@ @vip@ @iface@ @prio@ @dir@ @arbiter@ and @run@ (another one every run) are
 replaced.
 Everything a node runs lives in one cgroup v2, so kill -9 and freeze hit exactly that node's processes and no others.
 """
-import collections, itertools, json, os, random, shutil, signal, subprocess, threading, time
+import collections, itertools, json, os, random, shutil, signal, subprocess, tempfile, threading, time
 from arbiter import NEAR_MS, Arbiter
 
 LAB = os.path.dirname(os.path.abspath(__file__))
@@ -120,7 +121,13 @@ class Node:
         return s
 
     def fresh(self):
+        """A node that never ran, but for the folders of the profile's `keep`: caches that only make its start quicker."""
+        kept = {f: tempfile.mkdtemp(dir=RESULTS) for f in self.prof.get("keep", []) if os.path.isdir(f"{self.dir}/{f}")}
+        for f, at in kept.items(): os.rename(f"{self.dir}/{f}", at)
         shutil.rmtree(self.dir, ignore_errors=True)
+        for f, at in kept.items():
+            os.makedirs(os.path.dirname(f"{self.dir}/{f}"), exist_ok=True)
+            os.rename(at, f"{self.dir}/{f}")
 
     def start(self):
         os.makedirs(self.dir, exist_ok=True)
