@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{
-    EchoServer, Fault, Lab, LabOptions, Node, Probe, SipClient, SipServer, Space, WireWatch,
+    Cable, EchoServer, Fault, Lab, LabOptions, Node, Probe, SipClient, SipServer, Space, WireWatch,
 };
 use staffetta_tests::world;
 
@@ -101,6 +101,9 @@ fn faults_do_what_they_say() {
         check(Some(Fault::Silent(Node::B)), [false, false, true, false])?;
         check(Some(Fault::Split), [false, false, true, true])?;
         check(Some(Fault::OneWay { from: Node::A }), [false, false, true, true])?;
+        let one_way = |cable, from| Some(Fault::OneWayOn { cable, from });
+        check(one_way(Cable::Lan, Node::A), [false, true, true, true])?;
+        check(one_way(Cable::Direct, Node::B), [true, false, true, true])?;
         check(Some(Fault::Filtered { port: 7777 }), [false, false, true, true])?;
         check(Some(Fault::Filtered { port: 7411 }), [true; 4])?;
         check(Some(Fault::Loss { percent: 99 }), [false, false, true, true])?;
