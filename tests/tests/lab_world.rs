@@ -96,14 +96,14 @@ fn faults_do_what_they_say() {
             Ok(())
         };
         check(None, [true; 4])?;
+        let one_way = |cable, from| Some(Fault::OneWayOn { cable, from });
+        check(one_way(Cable::Lan, Node::A), [false, true, true, true])?;
+        check(one_way(Cable::Direct, Node::B), [true, false, true, true])?;
         check(Some(Fault::HeartbeatLink), [true, false, true, true])?;
         check(Some(Fault::Cut(Node::A)), [false, false, false, true])?;
         check(Some(Fault::Silent(Node::B)), [false, false, true, false])?;
         check(Some(Fault::Split), [false, false, true, true])?;
         check(Some(Fault::OneWay { from: Node::A }), [false, false, true, true])?;
-        let one_way = |cable, from| Some(Fault::OneWayOn { cable, from });
-        check(one_way(Cable::Lan, Node::A), [false, true, true, true])?;
-        check(one_way(Cable::Direct, Node::B), [true, false, true, true])?;
         check(Some(Fault::Filtered { port: 7777 }), [false, false, true, true])?;
         check(Some(Fault::Filtered { port: 7411 }), [true; 4])?;
         check(Some(Fault::Loss { percent: 99 }), [false, false, true, true])?;
