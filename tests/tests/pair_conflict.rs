@@ -78,7 +78,7 @@ fn strangers_answer_on_the_service_address() {
 
 /// Promised: a machine of the pair is never called a stranger.
 #[test]
-#[ignore = "fails: the peer is a stranger until it has told its link-layer addresses"]
+#[ignore = "fails now and then: the peer is a stranger until it has told its link-layer addresses"]
 fn the_peer_is_no_stranger() {
     world(|| {
         check(Case {
