@@ -68,10 +68,17 @@ fn etcd_loses_its_data_while_paired() -> Case {
     Case {
         arbiter: Some(ArbiterDeeds {
             act: |seat, pair| {
+                ensure!(seat.holds_register(pair.lab())?, "there was no register");
                 seat.wipe(pair.lab())?;
                 let began = Instant::now();
+                while !seat.holds_register(pair.lab())? {
+                    ensure!(began.elapsed() < notice(), "nobody wrote the register again");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                let written = began.elapsed().as_millis();
                 arbitrated(pair)?;
-                println!("arbitrated again after {} ms", began.elapsed().as_millis());
+                let again = began.elapsed().as_millis();
+                println!("register written again after {written} ms, arbitrated after {again} ms");
                 Ok(())
             },
             undo: |_, _| Ok(()),
