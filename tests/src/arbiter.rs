@@ -1,10 +1,11 @@
 //! A real etcd on the machine outside the pair, behind a proxy that does harm on order.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use staffetta_arbiter::proxy::{Behaviour, Proxy};
 use staffetta_arbiter::server::{EtcdOptions, EtcdServer, is_installed};
 use staffetta_lab::{ARBITER_IP, Lab};
@@ -70,15 +71,70 @@ impl ArbiterSeat {
     /// # Panics
     /// When another thread panicked here.
     pub fn wipe(&self, lab: &Lab) -> Result<()> {
+        self.server().wipe()?;
+        self.restart(lab)
+    }
+
+    /// Kills etcd (SIGKILL).
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn kill(&self) {
+        self.server().stop();
+    }
+
+    /// Starts etcd again with the data that it has.
+    ///
+    /// # Errors
+    /// When etcd does not start.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn restart(&self, lab: &Lab) -> Result<()> {
         let space = lab.arbiter().context("the world has no machine for an arbiter")?;
         let etcd = Arc::clone(&self.etcd);
         // A process belongs to the namespace of the thread that starts it.
-        space.run(move || {
-            let mut etcd = etcd.lock().expect("no panic under this lock");
-            etcd.wipe()?;
-            etcd.restart()
-        })?;
+        space.run(move || etcd.lock().expect("no panic under this lock").restart())?;
         Ok(())
+    }
+
+    /// Stops (SIGSTOP) or continues etcd: connections stand, nothing is answered.
+    ///
+    /// # Errors
+    /// When it does not run.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        Ok(self.server().freeze(frozen)?)
+    }
+
+    /// Whether etcd holds any key: the register is the only one that anybody writes.
+    ///
+    /// # Errors
+    /// When the world has no machine for it, or etcd does not answer.
+    pub fn holds_register(&self, lab: &Lab) -> Result<bool> {
+        // All keys, and only how many they are; `AA==` is the zero byte: from it, without end.
+        const ALL: &str = r#"{"key":"AA==","range_end":"AA==","count_only":true}"#;
+        let space = lab.arbiter().context("the world has no machine for an arbiter")?;
+        let answer = space.run(|| -> std::io::Result<String> {
+            let mut etcd = TcpStream::connect(("127.0.0.1", ETCD_PORT))?;
+            let length = ALL.len();
+            etcd.write_all(
+                format!(
+                    "POST /v3/kv/range HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n\
+                     Content-Length: {length}\r\n\r\n{ALL}"
+                )
+                .as_bytes(),
+            )?;
+            std::io::read_to_string(etcd)
+        })?;
+        ensure!(answer.contains("\"header\""), "etcd says: {answer}");
+        Ok(answer.contains("\"count\""))
+    }
+
+    fn server(&self) -> MutexGuard<'_, EtcdServer> {
+        self.etcd.lock().expect("no panic under this lock")
     }
 }
 

@@ -49,6 +49,8 @@ impl Default for ArbiterDeeds {
 pub struct Case {
     /// What the pair is like.
     pub options: PairOptions,
+    /// What is done to the world before the daemons start.
+    pub prepare: fn(&Pair) -> Result<()>,
     /// An arbiter, and what happens to it.
     pub arbiter: Option<ArbiterDeeds>,
     /// What goes wrong.
@@ -73,6 +75,7 @@ impl Default for Case {
     fn default() -> Self {
         Self {
             options: PairOptions::default(),
+            prepare: |_| Ok(()),
             arbiter: None,
             act: |_, _| Ok(()),
             during: Serves::Other,
@@ -86,39 +89,138 @@ impl Default for Case {
     }
 }
 
+/// A pair that has formed, with its arbiter where there is one.
+pub struct Scene {
+    // Dropped in this order.
+    arbiter: Option<ArbiterSeat>,
+    pair: Pair,
+    primary: Node,
+}
+
+impl Scene {
+    /// Starts a pair and waits until it serves; none where an arbiter is wanted and cannot be had,
+    /// which is said.
+    ///
+    /// # Errors
+    /// When the pair does not form, with the last lines of both logs.
+    pub fn open(
+        options: &PairOptions,
+        arbiter: bool,
+        prepare: fn(&Pair) -> Result<()>,
+    ) -> Result<Option<Scene>> {
+        let profile = if realtime_allowed() { Profile::Fast } else { Profile::Default };
+        if let Some(why) = ArbiterSeat::missing().filter(|_| arbiter) {
+            println!("SKIPPED: {why}");
+            return Ok(None);
+        }
+        let endpoint = arbiter.then(ArbiterSeat::endpoint);
+        let pair =
+            Pair::new(&binary(), PairOptions { profile, arbiter: endpoint, ..options.clone() })?;
+        prepare(&pair)?;
+        let seat = arbiter.then(|| ArbiterSeat::start(pair.lab())).transpose()?;
+        let mut scene = Scene { arbiter: seat, pair, primary: Node::A };
+        scene.form().map_err(|error| scene.told(error))?;
+        Ok(Some(scene))
+    }
+
+    fn form(&mut self) -> Result<()> {
+        let pair = &self.pair;
+        for node in Node::BOTH {
+            pair.start(node)?;
+        }
+        self.primary = pair.settle(ms(SETTLE_MS_MAX))?;
+        wait_served(pair, Instant::now(), Serves::Same, self.primary, ms(SETTLE_MS_MAX))?;
+        std::thread::sleep(ms(LINGER_MS));
+        if self.arbiter.is_some() { arbitrated(pair) } else { Ok(()) }
+    }
+
+    /// Waits until the pair is whole, and notes who serves.
+    ///
+    /// # Errors
+    /// When it does not become whole in time.
+    pub fn ready(&mut self) -> Result<()> {
+        self.primary = self.pair.settle(ms(SETTLE_MS_MAX))?;
+        if self.arbiter.is_some() { arbitrated(&self.pair) } else { Ok(()) }
+    }
+
+    /// Plays one named case after the other; each begins with the pair whole, and its "before" is
+    /// the node that serves then.
+    ///
+    /// # Errors
+    /// As [`check`], with the name of the case.
+    pub fn play_each(&mut self, cases: &[(&str, Case)]) -> Result<()> {
+        for (name, case) in cases {
+            print!("{name}: ");
+            let outcome = self.ready().and_then(|()| play(self, case));
+            outcome.map_err(|error| self.told(error).context((*name).to_owned()))?;
+        }
+        Ok(())
+    }
+
+    /// The arbiter, where there is one.
+    #[must_use]
+    pub fn arbiter(&self) -> Option<&ArbiterSeat> {
+        self.arbiter.as_ref()
+    }
+
+    /// The pair.
+    #[must_use]
+    pub fn pair(&self) -> &Pair {
+        &self.pair
+    }
+
+    /// The node that served when the pair was last known to be whole.
+    #[must_use]
+    pub fn primary(&self) -> Node {
+        self.primary
+    }
+
+    /// The error with the last lines of both logs.
+    #[must_use]
+    pub fn told(&self, error: anyhow::Error) -> anyhow::Error {
+        error.context(format!("the pair said{}", self.pair.tails()))
+    }
+}
+
+/// Waits until both nodes say that they are under the arbiter.
+///
+/// # Errors
+/// When they do not say so in time.
+pub fn arbitrated(pair: &Pair) -> Result<()> {
+    pair.wait("both under the arbiter", ms(SETTLE_MS_MAX), |statuses| {
+        let level = |node: &Node| Some(statuses.of(*node)?.level.name == "arbitrated");
+        Node::BOTH.iter().all(|node| level(node) == Some(true)).then_some(())
+    })
+}
+
 /// Starts a pair, plays the case, and checks it.
 ///
 /// # Errors
 /// With the first thing that is not as the case says, and the last lines of both logs.
 pub fn check(case: Case) -> Result<()> {
-    let profile = if realtime_allowed() { Profile::Fast } else { Profile::Default };
-    if let (Some(_), Some(why)) = (case.arbiter, ArbiterSeat::missing()) {
-        println!("SKIPPED: {why}");
-        return Ok(());
+    match Scene::open(&case.options, case.arbiter.is_some(), case.prepare)? {
+        None => Ok(()),
+        Some(scene) => play(&scene, &case).map_err(|error| scene.told(error)),
     }
-    let arbiter = case.arbiter.map(|_| ArbiterSeat::endpoint());
-    let options = PairOptions { profile, arbiter, ..case.options.clone() };
-    let pair = Pair::new(&binary(), options)?;
-    let outcome = play(&pair, &case);
-    outcome.map_err(|error| error.context(format!("the pair said{}", pair.tails())))
 }
 
-fn play(pair: &Pair, case: &Case) -> Result<()> {
-    let seat = case.arbiter.map(|_| ArbiterSeat::start(pair.lab())).transpose()?;
-    let arbiter = seat.as_ref().zip(case.arbiter);
-    for node in Node::BOTH {
-        pair.start(node)?;
+/// Starts one pair, as the first case wants it, and plays one named case after the other: see
+/// [`Scene::play_each`].
+///
+/// # Errors
+/// As [`check`], with the name of the case.
+pub fn check_each(cases: &[(&str, Case)]) -> Result<()> {
+    let Some((_, first)) = cases.first() else { return Ok(()) };
+    match Scene::open(&first.options, first.arbiter.is_some(), first.prepare)? {
+        None => Ok(()),
+        Some(mut scene) => scene.play_each(cases),
     }
-    let node = pair.settle(ms(SETTLE_MS_MAX))?;
-    wait_served(pair, Instant::now(), Serves::Same, node, ms(SETTLE_MS_MAX))?;
-    std::thread::sleep(ms(LINGER_MS));
+}
 
-    if arbiter.is_some() {
-        pair.wait("both under the arbiter", ms(SETTLE_MS_MAX), |statuses| {
-            let level = |node: &Node| Some(statuses.of(*node)?.level.name == "arbitrated");
-            Node::BOTH.iter().all(|node| level(node) == Some(true)).then_some(())
-        })?;
-    }
+fn play(scene: &Scene, case: &Case) -> Result<()> {
+    let Scene { arbiter, pair, primary } = scene;
+    let node = *primary;
+    let arbiter = arbiter.as_ref().zip(case.arbiter);
     let fault = Instant::now();
     if let Some((seat, deeds)) = &arbiter {
         (deeds.act)(seat, pair)?;
@@ -144,16 +246,26 @@ fn play(pair: &Pair, case: &Case) -> Result<()> {
         wait_served(pair, healed, after, node, silence_max + ms(1_000))?;
         std::thread::sleep(ms(LINGER_MS));
     }
+    let answers = pair.probe().answers();
+    let silence = answers.longest_silence(fault, Instant::now());
+    println!(
+        "measured: silent for {} ms at most, both answered for {} ms",
+        silence.as_millis(),
+        pair.wire().tally(fault, Instant::now()).dual_ms()
+    );
     let dual_from = if case.dual_allowed { healed + silence_max } else { fault };
     single(pair, dual_from)?;
     if case.during != Serves::Nobody {
-        let silence = pair.probe().answers().longest_silence(fault, Instant::now());
         ensure!(silence <= silence_max, "silent for {silence:?}, at most {silence_max:?} allowed");
     }
     Ok(())
 }
 
-fn single(pair: &Pair, from: Instant) -> Result<()> {
+/// Nobody else answered since `from`.
+///
+/// # Errors
+/// When both nodes answered, with the time between the first and the last such moment.
+pub fn single(pair: &Pair, from: Instant) -> Result<()> {
     let now = Instant::now();
     let tally = pair.wire().tally(from, now);
     let at = pair.wire().dual_at_ms(from, now);

@@ -6,6 +6,6 @@ mod case;
 mod world;
 
 pub use arbiter::ArbiterSeat;
-pub use case::{ArbiterDeeds, Case, Serves, check};
+pub use case::{ArbiterDeeds, Case, Scene, Serves, arbitrated, check, check_each, single};
 pub use staffetta_arbiter::proxy::Behaviour;
 pub use world::{binary, target_dir, workspace, world};

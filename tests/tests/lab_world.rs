@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{
-    EchoServer, Fault, Lab, LabOptions, Node, Probe, SipClient, SipServer, Space, WireWatch,
+    Cable, EchoServer, Fault, Lab, LabOptions, Node, Probe, SipClient, SipServer, Space, WireWatch,
 };
 use staffetta_tests::world;
 
@@ -96,6 +96,9 @@ fn faults_do_what_they_say() {
             Ok(())
         };
         check(None, [true; 4])?;
+        let one_way = |cable, from| Some(Fault::OneWayOn { cable, from });
+        check(one_way(Cable::Lan, Node::A), [false, true, true, true])?;
+        check(one_way(Cable::Direct, Node::B), [true, false, true, true])?;
         check(Some(Fault::HeartbeatLink), [true, false, true, true])?;
         check(Some(Fault::Cut(Node::A)), [false, false, false, true])?;
         check(Some(Fault::Silent(Node::B)), [false, false, true, false])?;

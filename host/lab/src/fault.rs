@@ -2,6 +2,15 @@
 
 use crate::lab::Node;
 
+/// One of the two ways between the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cable {
+    /// The service network.
+    Lan,
+    /// The second heartbeat link.
+    Direct,
+}
+
 /// A fault of the network. Faults add up until [`crate::Lab::heal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -15,6 +24,13 @@ pub enum Fault {
     /// reaches both.
     OneWay {
         /// The node that is no longer heard by the other.
+        from: Node,
+    },
+    /// The same on one way only.
+    OneWayOn {
+        /// The way that loses.
+        cable: Cable,
+        /// The node that is no longer heard by the other on it.
         from: Node,
     },
     /// The nodes do not reach each other; the client reaches both.
@@ -42,6 +58,7 @@ impl Fault {
             Self::HeartbeatLink => &["ha", "hb"],
             Self::Silent(_)
             | Self::OneWay { .. }
+            | Self::OneWayOn { .. }
             | Self::Split
             | Self::NoArbiter(_)
             | Self::Loss { .. }
@@ -60,6 +77,10 @@ impl Fault {
                 format!("oifname {} drop", ports(node)),
             ],
             Self::OneWay { from } => vec![drop_from(from)],
+            Self::OneWayOn { cable, from } => {
+                let (from, to) = (port(cable, from), port(cable, from.peer()));
+                vec![format!("iifname \"{from}\" oifname \"{to}\" drop")]
+            }
             Self::Split => vec![drop_from(Node::A), drop_from(Node::B)],
             Self::NoArbiter(node) => vec![
                 format!("iifname {} oifname \"pr\" drop", ports(node)),
@@ -88,5 +109,14 @@ fn ports(node: Node) -> &'static str {
     match node {
         Node::A => r#"{ "pa", "ha" }"#,
         Node::B => r#"{ "pb", "hb" }"#,
+    }
+}
+
+fn port(cable: Cable, node: Node) -> &'static str {
+    match (cable, node) {
+        (Cable::Lan, Node::A) => "pa",
+        (Cable::Lan, Node::B) => "pb",
+        (Cable::Direct, Node::A) => "ha",
+        (Cable::Direct, Node::B) => "hb",
     }
 }

@@ -7,8 +7,10 @@ use std::sync::Mutex;
 use anyhow::Result;
 
 use crate::fault::Fault;
+use crate::hogs::Hogs;
 use crate::seat::Seat;
 use crate::space::Space;
+use crate::stranger::{STRANGER_IP, STRANGER_MAC, Strange, Stranger};
 
 /// The service address.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 50);
@@ -119,6 +121,8 @@ pub struct LabOptions {
 /// Two nodes on one service network with a client: `eth0` of 10.77.0.1, 10.77.0.2 and 10.77.0.100,
 /// and fd77::1, fd77::2 and fd77::100.
 pub struct Lab {
+    strangers: Mutex<Vec<Stranger>>,
+    hogs: Mutex<Vec<Hogs>>,
     seats: [Seat; 2],
     client: Space,
     switch: Space,
@@ -135,6 +139,8 @@ impl Lab {
     /// When a namespace or a link cannot be made; the text says what is missing.
     pub fn new(options: LabOptions) -> Result<Self> {
         let lab = Self {
+            strangers: Mutex::new(Vec::new()),
+            hogs: Mutex::new(Vec::new()),
             seats: [Seat::new(Node::A)?, Seat::new(Node::B)?],
             client: Space::new("nc")?,
             switch: Space::new("sw")?,
@@ -206,11 +212,38 @@ impl Lab {
         self.filter(&rules)
     }
 
-    /// Ends every fault.
+    /// Plugs a machine into the service network that answers for addresses which are not its own;
+    /// there can be one at a time.
+    ///
+    /// # Errors
+    /// When `ip` fails or is missing, or such a machine is there already.
+    pub fn stranger(&self, strange: Strange) -> Result<()> {
+        let space = Space::new("st")?;
+        let wire = Wire { bridge: "br0", port: "ps", device: "eth0" };
+        self.plug(&wire, &space, STRANGER_MAC)?;
+        space.ip(&addresses("eth0", STRANGER_IP, 240))?;
+        let stranger = Stranger::start(space, strange)?;
+        self.strangers.lock().expect("no panic under this lock").push(stranger);
+        Ok(())
+    }
+
+    /// Starts busy processes of ordinary priority.
+    ///
+    /// # Errors
+    /// When they cannot be started.
+    pub fn hog(&self, processes: usize) -> Result<()> {
+        let hogs = Hogs::start(processes)?;
+        self.hogs.lock().expect("no panic under this lock").push(hogs);
+        Ok(())
+    }
+
+    /// Ends every fault; strangers and busy processes as well.
     ///
     /// # Errors
     /// When `ip` or `nft` fails.
     pub fn heal(&self) -> Result<()> {
+        self.strangers.lock().expect("no panic under this lock").clear();
+        self.hogs.lock().expect("no panic under this lock").clear();
         let healed = std::mem::take(&mut *self.faults.lock().expect("no panic under this lock"));
         if healed.iter().any(|fault| !fault.rules().is_empty()) {
             self.filter(&[])?;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,7 @@ use crate::interrupt;
 use crate::lab::{CLIENT_IP, Lab, LabOptions, Node, VIP, VIP_PREFIX};
 use crate::probe::{EchoServer, Probe};
 use crate::sip::{SipClient, SipServer};
+use crate::small_disk::SmallDisks;
 use crate::status::{Status, Statuses};
 use crate::wire::WireWatch;
 
@@ -114,6 +116,8 @@ pub struct Pair {
     lab: Lab,
     binary: PathBuf,
     options: PairOptions,
+    launchers: Mutex<[Vec<String>; 2]>,
+    disks: Mutex<Option<SmallDisks>>,
     dir: TempDir,
 }
 
@@ -149,6 +153,8 @@ impl Pair {
             binary: binary.to_owned(),
             lab,
             options,
+            launchers: Mutex::default(),
+            disks: Mutex::new(None),
             dir,
         })
     }
@@ -189,6 +195,59 @@ impl Pair {
         self.dir.path().join(node.name()).join("staffetta.toml")
     }
 
+    /// From now on the daemon of a node is started by this program, which must end as the daemon
+    /// (`exec`); the words stand before the daemon's own.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn launch_by(&self, node: Node, words: Vec<String>) {
+        self.launchers.lock().expect("no panic under this lock")[node.index()] = words;
+    }
+
+    /// Puts the state folders of both nodes on a disk of `kib` KiB each, which live as long as the
+    /// pair. For pairs that were not started yet.
+    ///
+    /// # Errors
+    /// When file systems cannot be mounted.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn small_disks(&self, kib: u64) -> Result<()> {
+        let folders = Node::BOTH.map(|node| self.state(node));
+        for folder in &folders {
+            std::fs::create_dir(folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        let disks = SmallDisks::mount(&folders, kib)?;
+        Node::BOTH.into_iter().for_each(|node| self.launch_by(node, disks.launcher()));
+        *self.disks.lock().expect("no panic under this lock") = Some(disks);
+        Ok(())
+    }
+
+    /// Fills the small disk of a node; returns the bytes that had been free.
+    ///
+    /// # Errors
+    /// When it has none, or what goes wrong is not that it is full.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn fill_disk(&self, node: Node) -> Result<u64> {
+        let disks = self.disks.lock().expect("no panic under this lock");
+        disks.as_ref().context("the pair has no small disks")?.fill(&self.state(node))
+    }
+
+    /// Makes room again on a disk that was filled.
+    ///
+    /// # Errors
+    /// When it was not filled.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn free_disk(&self, node: Node) -> Result<()> {
+        let disks = self.disks.lock().expect("no panic under this lock");
+        disks.as_ref().context("the pair has no small disks")?.free(&self.state(node))
+    }
+
     /// Starts the daemon of a node; returns its process id.
     ///
     /// # Errors
@@ -200,7 +259,15 @@ impl Pair {
             .create(true)
             .open(&log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let mut command = Command::new(&self.binary);
+        let words = self.launchers.lock().expect("no panic under this lock")[node.index()].clone();
+        let mut command = match words.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
         command.arg("run").arg("--config").arg(self.config(node));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.lab.node(node).spawn(command)
@@ -296,6 +363,10 @@ impl Pair {
             let _ = write!(text, "\n{} wrote last:\n  {tail}", node.name());
         }
         text
+    }
+
+    fn state(&self, node: Node) -> PathBuf {
+        self.dir.path().join(node.name()).join("state")
     }
 
     fn log_path(&self, node: Node) -> PathBuf {

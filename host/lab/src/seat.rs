@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::freezer::Freezer;
 use crate::lab::Node;
 use crate::space::Space;
 
@@ -21,11 +22,17 @@ pub struct Seat {
     node: Node,
     space: Space,
     children: Mutex<Vec<Child>>,
+    freezer: Mutex<Option<Freezer>>,
 }
 
 impl Seat {
     pub(crate) fn new(node: Node) -> Result<Self> {
-        Ok(Self { node, space: Space::new(node.name())?, children: Mutex::new(Vec::new()) })
+        Ok(Self {
+            node,
+            space: Space::new(node.name())?,
+            children: Mutex::new(Vec::new()),
+            freezer: Mutex::new(None),
+        })
     }
 
     /// Which of the two it is.
@@ -87,8 +94,7 @@ impl Seat {
     /// Whether any process of the node lives.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.reap();
-        !self.pids().is_empty()
+        !self.reap() || !self.pids().is_empty()
     }
 
     /// SIGKILL to every process of the node, and waits until all are gone.
@@ -96,8 +102,9 @@ impl Seat {
         let end = Instant::now() + Duration::from_millis(REAP_MS_MAX);
         loop {
             self.signal(libc::SIGKILL);
-            self.reap();
-            if self.pids().is_empty() || Instant::now() > end {
+            // The first thread of a process leaves its namespaces while the others still hold its
+            // sockets: only what was reaped is gone.
+            if (self.reap() && self.pids().is_empty()) || Instant::now() > end {
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -117,9 +124,29 @@ impl Seat {
         }
     }
 
-    /// SIGCONT to every process of the node.
+    /// Freezes every process of the node at one moment, by the freezer of control groups. Returns
+    /// when all are frozen.
+    ///
+    /// # Errors
+    /// Where [`crate::freezer_missing`] says so, and when the node is frozen this way already.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn freeze_whole(&self) -> Result<()> {
+        let freezer = Freezer::new(self.node.name())?;
+        freezer.freeze(&self.pids())?;
+        *self.freezer.lock().expect("no panic under this lock") = Some(freezer);
+        Ok(())
+    }
+
+    /// Ends both kinds of freeze: SIGCONT to every process of the node, and its control group
+    /// thawed.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
+        drop(self.freezer.lock().expect("no panic under this lock").take());
     }
 
     /// SIGTERM to the processes started by [`Seat::spawn`], and waits for them up to `limit`; true
@@ -153,9 +180,11 @@ impl Seat {
             .is_ok_and(|link| link.to_str() == Some(self.space.identity()))
     }
 
-    fn reap(&self) {
+    /// Whether all processes started by [`Seat::spawn`] have ended.
+    fn reap(&self) -> bool {
         let mut children = self.children.lock().expect("no panic under this lock");
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        children.is_empty()
     }
 }
 

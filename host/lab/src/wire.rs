@@ -24,7 +24,7 @@ const ROUND_MS: u64 = 5;
 const ASKER_PORT: u16 = 40_777;
 /// Asks by ARP under an address of its own: what nodes tell the client unasked is no answer.
 const ARP_ASKER_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 99);
-const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const UDP: u8 = 17;
 
@@ -221,7 +221,7 @@ fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-fn packet_socket() -> io::Result<OwnedFd> {
+pub(crate) fn packet_socket() -> io::Result<OwnedFd> {
     const ALL: u16 = libc::ETH_P_ALL as u16;
     // SAFETY: plain system calls; the descriptor is owned as soon as it is known to be valid.
     unsafe {
@@ -244,13 +244,13 @@ fn packet_socket() -> io::Result<OwnedFd> {
     }
 }
 
-fn send(socket: &OwnedFd, frame: &[u8]) {
+pub(crate) fn send(socket: &OwnedFd, frame: &[u8]) {
     // SAFETY: the slice is live for the call. A port that is down refuses: that is part of the
     // experiment.
     unsafe { libc::send(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
 }
 
-fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+pub(crate) fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     // SAFETY: the buffer is live for the call and its length is given.
     let len =
         unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };

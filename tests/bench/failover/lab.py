@@ -1,26 +1,30 @@
 #!/usr/bin/env python3
-"""Two nodes (na, nb), a client (nc) and a switch (sw) in network namespaces, and one measured fault at a time.
+"""Two nodes (na, nb), a client (nc), an arbiter (ar) and a switch (sw) in network namespaces, and one measured fault at a time.
 
 A profile says how to run one HA daemon on a node (see *.json beside this file):
   name, start (foreground command), optional: files{name:text}, stop (command, run on the node; default SIGTERM to
   the started process), switchover (command), up_timeout_s, settle_s, phase_s (random wait before the fault),
-  observe_s, probe_us
-In files and commands @node@ @peer@ @ip@ @peer_ip@ @vip@ @iface@ @prio@ @dir@ are replaced.
+  observe_s, probe_us, status (command that prints JSON), level (the guarantee that
+  both nodes must show before the fault), keep [folders below @dir@ that runs pass on to each other]
+In files and commands @node@ @peer@ @ip@ @peer_ip@ @vip@ @iface@ @prio@ @dir@ @arbiter@ and @run@ (another one every run) are
+replaced.
 Everything a node runs lives in one cgroup v2, so kill -9 and freeze hit exactly that node's processes and no others.
 """
-import collections, json, os, random, shutil, signal, subprocess, threading, time
+import collections, itertools, json, os, random, shutil, signal, subprocess, tempfile, threading, time
+from arbiter import NEAR_MS, Arbiter
 
 LAB = os.path.dirname(os.path.abspath(__file__))
 PFX = os.environ.get("LAB_PREFIX", "sfb")
-NA, NB, NC, SW = (PFX + x for x in ("na", "nb", "nc", "sw"))
-IP = {NA: "10.77.0.1", NB: "10.77.0.2", NC: "10.77.0.100"}
-PORT = {NA: "pa", NB: "pb", NC: "pc"}      # switch side of each veth; the node side is eth0
+NA, NB, NC, AR, SW = (PFX + x for x in ("na", "nb", "nc", "ar", "sw"))
+IP = {NA: "10.77.0.1", NB: "10.77.0.2", NC: "10.77.0.100", AR: "10.77.0.200"}
+PORT = {NA: "pa", NB: "pb", NC: "pc", AR: "pr"}      # switch side of each veth; the node side is eth0
 VIP, UDP = "10.77.0.50", 7777
 RESULTS = LAB + "/results"
 CG = ("/sys/fs/cgroup/unified" if os.path.exists("/sys/fs/cgroup/unified/cgroup.procs") else "/sys/fs/cgroup") + "/" + PFX + "lab"
 PROBE = RESULTS + "/probe"
 RT = "" if os.environ.get("LAB_NORT") else "chrt -f 10 "   # the instruments (not the daemons) run at real-time priority
 mono = time.monotonic_ns
+ARBITER = Arbiter(f"nsenter --net=/run/netns/{AR} {RT}".split(), IP[AR], RESULTS + "/arbiter")
 
 
 def sh(cmd, check=True, quiet=True, timeout=30):
@@ -35,11 +39,12 @@ def ns(node, cmd):
 
 
 # ---------------------------------------------------------------- topology
-def up():
+def up(arbiter=False):
+    """Builds the world; arbiter: with an etcd that answers on the arbiter's machine."""
     os.makedirs(RESULTS, exist_ok=True)
     sh(["gcc", "-O2", "-Wall", "-o", PROBE, LAB + "/probe.c"])
     down()
-    for n in (SW, NA, NB, NC):
+    for n in (SW, NA, NB, NC, AR):
         sh(f"ip netns add {n} && ip -n {n} link set lo up")
     sh(f"ip -n {SW} link add br0 type bridge forward_delay 0 stp_state 0 mcast_snooping 0 && ip -n {SW} link set br0 up")
     for n, p in PORT.items():
@@ -49,9 +54,11 @@ def up():
     net_heal()
     for n in (NA, NB):
         os.makedirs(f"{CG}/{n}", exist_ok=True)
+    if arbiter: ARBITER.start()
 
 
 def down():
+    ARBITER.stop()
     for n in (NA, NB):
         if os.path.isdir(f"{CG}/{n}"):
             kill_all(n)
@@ -59,7 +66,7 @@ def down():
             except OSError: pass
     try: os.rmdir(CG)
     except OSError: pass
-    for n in (NA, NB, NC, SW):
+    for n in (NA, NB, NC, AR, SW):
         if os.path.exists(f"/run/netns/{n}"):
             sh(f"ip netns del {n}", check=False)
 
@@ -101,20 +108,26 @@ def sig_all(node, s):
 
 
 class Node:
-    def __init__(self, prof, name):
-        self.prof, self.name = prof, name
+    def __init__(self, prof, name, run="0"):
+        self.prof, self.name, self.id = prof, name, run
         self.peer = NB if name == NA else NA
         self.dir = f"{RESULTS}/run/{prof['name']}/{name}"
         self.proc = None
 
     def sub(self, s):
         m = dict(node=self.name, peer=self.peer, ip=IP[self.name], peer_ip=IP[self.peer], vip=VIP, iface="eth0",
-                 prio="150" if self.name == NA else "100", dir=self.dir)
+                 prio="150" if self.name == NA else "100", dir=self.dir, arbiter=IP[AR], run=self.id)
         for k, v in m.items(): s = s.replace(f"@{k}@", v)
         return s
 
     def fresh(self):
+        """A node that never ran, but for the folders of the profile's `keep`: caches that only make its start quicker."""
+        kept = {f: tempfile.mkdtemp(dir=RESULTS) for f in self.prof.get("keep", []) if os.path.isdir(f"{self.dir}/{f}")}
+        for f, at in kept.items(): os.rename(f"{self.dir}/{f}", at)
         shutil.rmtree(self.dir, ignore_errors=True)
+        for f, at in kept.items():
+            os.makedirs(os.path.dirname(f"{self.dir}/{f}"), exist_ok=True)
+            os.rename(at, f"{self.dir}/{f}")
 
     def start(self):
         os.makedirs(self.dir, exist_ok=True)
@@ -130,6 +143,10 @@ class Node:
     def run(self, cmd, timeout=60):
         c = self.sub(cmd)
         return sh(["nsenter", f"--net=/run/netns/{self.name}", "bash", "-c", c], check=False, timeout=timeout)
+
+    def status(self):
+        try: return json.loads(self.run(self.prof["status"], timeout=5))
+        except (ValueError, subprocess.TimeoutExpired): return {}
 
     def term(self):
         if self.prof.get("stop"): self.run(self.prof["stop"])
@@ -184,6 +201,26 @@ def f_hog(m, s, M, S): HOGS[:] = [subprocess.Popen(["timeout", "70", "sh", "-c",
 def h_hog(m, s, M, S):
     for p in HOGS: p.terminate(); p.wait()
 
+def apart(a, b): return [f'iifname "{PORT[a]}" oifname "{PORT[b]}" drop', f'iifname "{PORT[b]}" oifname "{PORT[a]}" drop']
+def one_way(a, b): return apart(a, b)[:1]
+def partition(rules): return lambda m, s, M, S: nft(rules(m, s))
+def h_all(m, s, M, S): net_heal()
+
+# Partitions of a pair with an arbiter: (rules, who must serve in the end: old, new, one, nobody, what it is)
+PARTITIONS = {
+    "split": (lambda m, s: apart(m, s), "one", "the nodes apart, both reach the arbiter"),
+    "split_old": (lambda m, s: apart(m, s) + apart(s, AR), "old", "the nodes apart, the primary reaches the arbiter"),
+    "split_new": (lambda m, s: apart(m, s) + apart(m, AR), "new", "the nodes apart, the standby reaches the arbiter"),
+    "split_nobody": (lambda m, s: apart(m, s) + apart(m, AR) + apart(s, AR), "nobody", "the nodes apart, nobody reaches it"),
+    "cut": (None, "new", "switch port of the primary down, up again after the fault"),
+    "oneway_ms": (one_way, "one", "frames primary->standby dropped, both reach the arbiter"),
+    "oneway_ms_old": (lambda m, s: one_way(m, s) + apart(s, AR), "old", "the same, the primary reaches the arbiter"),
+    "oneway_ms_new": (lambda m, s: one_way(m, s) + apart(m, AR), "new", "the same, the standby reaches the arbiter"),
+    "oneway_sm": (lambda m, s: one_way(s, m), "one", "frames standby->primary dropped, both reach the arbiter"),
+    "oneway_sm_old": (lambda m, s: one_way(s, m) + apart(s, AR), "old", "the same, the primary reaches the arbiter"),
+    "oneway_sm_new": (lambda m, s: one_way(s, m) + apart(m, AR), "new", "the same, the standby reaches the arbiter"),
+}
+
 FAULTS = {
     "kill9": (f_kill9, None, 3, "SIGKILL of all HA daemon processes on the master"),
     "cut": (f_cut, None, 0, "bridge-side port of the master down (power loss, cable, carrier lost)"),
@@ -198,6 +235,7 @@ FAULTS = {
     "control": (f_control, h_control, 5, "negative control: SIGSTOP, then gate and lifetime removed, then split"),
     "slave_kill9": (f_slave_kill9, None, 3, "SIGKILL of the BACKUP's daemon; should be harmless"),
     "hog": (f_hog, h_hog, 10, "6 busy loops on the cores: false failovers?"),
+    **{"arb_" + k: (partition(rules) if rules else f_cut, h_all, 4, text) for k, (rules, _, text) in PARTITIONS.items()},
 }
 
 
@@ -261,15 +299,41 @@ def max_gap(rx, a, b, end):
     return round(best / 1e6, 1), opened, at
 
 
+def wait_level(prof, nodes, delay_ms=0):
+    """Until every node shows the profile's guarantee, and an arbiter that answers as late as it was told to."""
+    end = time.time() + prof.get("up_timeout_s", 30) + delay_ms / 50
+    while time.time() < end:
+        seen = {n: shown(x.status()) for n, x in nodes.items()}
+        if all(level == prof["level"] and us is not None and us >= 1000 * delay_ms for level, us in seen.values()): return seen
+        time.sleep(0.2)
+    raise RuntimeError(f"not on every node: level {prof['level']} with an arbiter that answers after {delay_ms} ms: {seen}")
+
+
+def shown(status):
+    """Guarantee and latency of the arbiter, in microseconds, as a node shows them."""
+    return status.get("level", {}).get("name"), (status.get("arbiter") or {}).get("latency_us")
+
+
+def serving(seen, a, b):
+    """The nodes that answered the wire watcher in [a, b)."""
+    bins = zip((NA, NB), seen["answered_udp_at_ms"])
+    return [n for n, at in bins if any(a <= seen["t0_ns"] + x * 1_000_000 < b for x in at)]
+
+
 def mac(node):
     return sh(f"ip -n {node} -o link show eth0").split("link/ether ")[1].split()[0]
 
 
-def measure(prof, fault, rep, secs=None):
-    """One run; secs: how long the fault lasts, where its own minimum is not enough."""
+RUNS = itertools.count()
+
+
+def measure(prof, fault, rep, secs=None, delay_ms=0, pre_s=1):
+    """One run; secs: how long the fault lasts, where its own minimum is not enough; delay_ms: how late the arbiter answers;
+    pre_s: how long the client asks before the fault."""
     apply_, heal_, min_obs, _ = FAULTS[fault]
     min_obs = secs or min_obs
-    nodes = {n: Node(prof, n) for n in (NA, NB)}
+    run_id = str(next(RUNS))
+    nodes = {n: Node(prof, n, run_id) for n in (NA, NB)}
     aux, rec = [], {"profile": prof["name"], "fault": fault, "rep": rep}
     try:
         net_heal()
@@ -280,11 +344,20 @@ def measure(prof, fault, rep, secs=None):
         for n in nodes.values(): n.fresh(); n.start()
         m = wait_one(prof); s = NB if m == NA else NA
         rec["up_s"] = round((mono() - t_start) / 1e9 - prof.get("settle_s", 2), 2)
+        if "level" in prof: wait_level(prof, nodes)
+        if delay_ms:
+            ARBITER.delay(delay_ms)
+            wait_level(prof, nodes, delay_ms)
         obs, hs = max(prof.get("observe_s", 6), min_obs), (prof.get("heal_s", 6) if heal_ else 0)
         out = f"{RESULTS}/probe.log"
-        pr = subprocess.Popen(ns(NC, f"{RT}{PROBE} run {VIP} {UDP} {prof.get('probe_us', 2000)} {obs + hs + 30} {out}").split()); aux.append(pr)
-        wi = subprocess.Popen(ns(NC, f"{RT}{LAB}/wire.py {obs + hs + 30} {VIP} {mac(NA)} {mac(NB)}").split(), stdout=subprocess.PIPE, text=True); aux.append(wi)
-        time.sleep(1 + random.random() * prof.get("phase_s", 1))
+        pr = subprocess.Popen(ns(NC, f"{RT}{PROBE} run {VIP} {UDP} {prof.get('probe_us', 2000)} {obs + hs + pre_s + 30} {out}").split()); aux.append(pr)
+        wi = subprocess.Popen(ns(NC, f"{RT}{LAB}/wire.py {obs + hs + pre_s + 30} {VIP} {mac(NA)} {mac(NB)}").split(), stdout=subprocess.PIPE, text=True); aux.append(wi)
+        time.sleep(pre_s)
+        if "level" in prof:
+            before = {n: shown(x.status()) for n, x in nodes.items()}
+            rec["arbiter_us"] = [us for _, us in before.values()]
+            if any(level != prof["level"] for level, _ in before.values()): rec["prefault"] = f"levels {before}"
+        time.sleep(random.random() * prof.get("phase_s", 1))
         pre = holders()
         if pre != [m]: rec["prefault"] = pre          # the pair flapped by itself (machine noise) before the fault
         t0 = mono(); apply_(m, s, nodes[m], nodes[s]); t0b = mono()
@@ -299,6 +372,7 @@ def measure(prof, fault, rep, secs=None):
         if seen["t0_ns"] > t0: rec["prefault"] = "the wire watcher was late"
         dual = lambda a, b: max(5 * sum(1 for x in seen[f"dual_{k}_at_ms"] if a <= seen["t0_ns"] + x * 1_000_000 < b) for k in ("arp", "udp"))
         rec["wire_dual_ms"], rec["heal_wire_dual_ms"] = dual(t0, th), dual(th, tend)
+        rec["serving"] = ["old" if n == m else "new" for n in serving(seen, max(t0, th - 1_000_000_000), th)]
         time.sleep(0.05)
         ev = changes(e for x in mons for e in x.ev)
         rows = [l.split() for l in open(out)]
@@ -335,6 +409,7 @@ def measure(prof, fault, rep, secs=None):
             if p.poll() is None: p.kill(); p.wait()
         try: net_heal()
         except Exception: pass
+        if delay_ms: ARBITER.delay(NEAR_MS)
         for n in nodes.values(): n.clean_stop()
         for p in aux:
             if p.poll() is None: p.terminate()

@@ -3,7 +3,8 @@
 
   nsenter --net=/run/netns/nc ./wire.py SECONDS VIP MAC_A MAC_B [IFACE] > out.json
 Run it in the client's namespace around a fault; SIGTERM ends it early. dual_arp_ms / dual_udp_ms: 5 ms bins in which
-both answered. Only answers to this asker count: the announcement of a new holder is not an answer.
+both answered; answered_*_at_ms: the bins in which each node did. Only answers to this asker count: the announcement of a
+new holder is not an answer.
 """
 import fcntl, json, select, signal, socket, struct, sys, time
 
@@ -18,6 +19,8 @@ v = socket.inet_aton(vip)
 asker = ip[:3] + bytes([ip[3] + 1])   # nobody's address: a new holder announces nothing to it
 macs = [bytes.fromhex(m.replace(":", "")) for m in (mac_a, mac_b)]
 SPORT, DPORT = 40777, 7777
+ctl.bind(("", SPORT))                 # else this kernel answers every answer with "port unreachable"
+ASK = b"wire".ljust(24, b"\0")        # as long as the client's question: the lab's echo ignores shorter ones
 
 
 def csum(b):
@@ -28,7 +31,7 @@ def csum(b):
 
 def frames(mac):
     arp = mac + me + b"\x08\x06" + struct.pack("!HHBBH", 1, 0x800, 6, 4, 1) + me + asker + b"\0" * 6 + v
-    udp = struct.pack("!HHHH", SPORT, DPORT, 12, 0) + b"wire"
+    udp = struct.pack("!HHHH", SPORT, DPORT, 8 + len(ASK), 0) + ASK
     h = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0x4000, 64, 17, 0, ip, v)
     h = h[:10] + struct.pack("!H", csum(h)) + h[12:]
     return arp, mac + me + b"\x08\x00" + h + udp
@@ -59,5 +62,6 @@ for k, bins in seen.items():
     dual = sorted(b for b, w in bins.items() if len(w) == 2)
     res[f"dual_{k}_ms"] = 5 * len(dual)
     res[f"dual_{k}_at_ms"] = [5 * b for b in dual]
+    res[f"answered_{k}_at_ms"] = [[5 * b for b, w in sorted(bins.items()) if n in w] for n in (0, 1)]
     res[f"answered_{k}_ms"] = [5 * sum(n in w for w in bins.values()) for n in (0, 1)]
 print(json.dumps(res))
