@@ -26,7 +26,7 @@ pub fn draw(pair: &Pair, seed: u64) -> History {
         Tiebreak::Always => true,
         Tiebreak::Both => seed.is_multiple_of(2),
     };
-    let premise = premise(&mut dice);
+    let premise = premise(&mut dice, arbiter);
     let weather = weather(&mut dice, pair, premise);
     let mut draw = Draw { dice, pair, premise, arbiter, weather };
     let faults = draw.faults();
@@ -38,7 +38,11 @@ fn side(dice: &mut Dice) -> Side {
     if dice.roll(2) == 0 { Side::A } else { Side::B }
 }
 
-fn premise(dice: &mut Dice) -> Premise {
+fn premise(dice: &mut Dice, arbiter: bool) -> Premise {
+    if arbiter && dice.chance(300) {
+        // What the arbiter is for.
+        return Premise::Parted;
+    }
     match dice.roll(100) {
         0..=14 => Premise::Calm,
         15..=54 => Premise::Linked,
@@ -104,6 +108,9 @@ impl Draw<'_> {
         for cluster in 0..clusters {
             let of_this = count / clusters + u64::from(cluster < count % clusters);
             let mut at_us = self.dice.between(from_ms, HISTORY_MS - 15_000) * 1_000;
+            if self.premise != Premise::Calm && self.dice.chance(300) {
+                self.theme(at_us, &mut faults);
+            }
             for _ in 0..of_this {
                 if at_us >= HISTORY_MS * 1_000 {
                     at_us = self.dice.between(from_ms, HISTORY_MS - 1_000) * 1_000;
@@ -120,6 +127,54 @@ impl Draw<'_> {
         }
         faults.sort_by_key(|timed| timed.at_us);
         faults
+    }
+
+    /// Faults that belong together: each alone is harmless.
+    fn theme(&mut self, mut at_us: u64, faults: &mut Vec<Timed>) {
+        let (node, lease) = (side(&mut self.dice), self.lease_ms());
+        let long = lease * self.dice.between(2, 12);
+        let hit = |dice: &mut Dice| {
+            let (node, ms) = (side(dice), lease * dice.between(1, 4));
+            match dice.roll(3) {
+                0 => Fault::Kill { node, down_ms: ms },
+                1 => Fault::Freeze { node, ms },
+                _ => Fault::PowerCut { node, down_ms: ms },
+            }
+        };
+        let parted = match self.premise {
+            Premise::Parted => Fault::Part { ms: long },
+            Premise::Calm | Premise::Linked | Premise::OneWay(_) | Premise::Paused => {
+                self.cut(long)
+            }
+        };
+        let theme = match self.dice.roll(4) {
+            // One node serves alone on a slow arbiter, and stops.
+            0 if self.arbiter => {
+                let by_ms = lease / 4 + self.dice.roll(lease);
+                let slow = Fault::ArbiterSlow { by_ms, ms: long * 2 };
+                vec![slow, parted, hit(&mut self.dice)]
+            }
+            // Whoever served alone is paired again, and stops.
+            0 | 1 => vec![parted, hit(&mut self.dice), hit(&mut self.dice)],
+            // A hand that is late, doubled, or lost.
+            2 => {
+                let order = Fault::Order { node, order: Order::Switchover };
+                let other = Fault::Order { node: node.other(), order: Order::Switchover };
+                let noise = self.noise(long);
+                vec![noise, order, other, parted, hit(&mut self.dice)]
+            }
+            // The last one falls, and the other returns.
+            _ => {
+                let down_ms = long * 4;
+                let first = Fault::PowerCut { node, down_ms };
+                vec![first, Fault::PowerCut { node: node.other(), down_ms }]
+            }
+        };
+        for fault in theme {
+            faults.push(Timed { at_us, fault });
+            let scale = *self.dice.pick(&[100, 1_000, 3_000]);
+            at_us += self.dice.roll(lease * scale);
+        }
     }
 
     /// Some length of time, short ones more often, ms.

@@ -274,6 +274,17 @@ impl fmt::Display for Point {
     }
 }
 
+fn order_name(order: Order) -> &'static str {
+    match order {
+        Order::Switchover => "switchover",
+        Order::Maintenance(true) => "maintenance-on",
+        Order::Maintenance(false) => "maintenance-off",
+        Order::StartAlone => "start-alone",
+        Order::Clear => "clear",
+        Order::Stop => "stop",
+    }
+}
+
 fn which(link: Option<u8>) -> String {
     link.map_or_else(|| "all".into(), |link| link.to_string())
 }
@@ -340,15 +351,7 @@ impl fmt::Display for Fault {
                 write!(f, "{name} for {ms}")
             }
             Fault::Order { node, order } => {
-                let order = match order {
-                    Order::Switchover => "switchover",
-                    Order::Maintenance(true) => "maintenance-on",
-                    Order::Maintenance(false) => "maintenance-off",
-                    Order::StartAlone => "start-alone",
-                    Order::Clear => "clear",
-                    Order::Stop => "stop",
-                };
-                write!(f, "{name} {} {order}", seat_name(node))
+                write!(f, "{name} {} {}", seat_name(node), order_name(order))
             }
             Fault::Synced { node, synced } => {
                 write!(f, "{name} {} {}", seat_name(node), if synced { "yes" } else { "no" })

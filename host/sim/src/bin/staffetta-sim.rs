@@ -6,7 +6,9 @@
 //! ```
 
 use staffetta_core::{Span, Timing, TimingParts};
-use staffetta_sim::{Native, Pair, Rule, Tally, Tiebreak, draw, percentile, quietly, run, shrink};
+use staffetta_sim::{
+    Native, Pair, Rule, Tally, Tiebreak, draw, percentile, quietly, run, scenario, shrink,
+};
 use std::ops::Range;
 use std::process::ExitCode;
 
@@ -59,7 +61,7 @@ fn pair(arbiter: Tiebreak) -> Pair {
 
 fn show(pair: &Pair, seed: u64) -> ExitCode {
     let plan = shrink(pair, &draw(pair, seed), &mut Native::default());
-    println!("{plan:#?}");
+    print!("{}", scenario::write(&plan, ""));
     let outcome = run(pair, &plan, &mut Native::default(), true);
     println!("{}\n{:?}", outcome.text, outcome.violation);
     ExitCode::SUCCESS

@@ -47,8 +47,9 @@ impl World<'_> {
 
     fn arbiter_delay(&mut self) -> u64 {
         let base_us = self.plan.weather.arbiter_us;
-        let slow = self.arbiter.slow.map_or(0, |(_, by_ms)| by_ms * MS / 2);
-        (base_us + self.dice.roll(base_us)) * 1_000 + slow + self.dice.roll(slow / 4 + 1)
+        // Now quick, now slow: what was asked later may be answered sooner.
+        let slow = self.arbiter.slow.map_or(0, |(_, by_ms)| by_ms * MS);
+        (base_us + self.dice.roll(base_us)) * 1_000 + self.dice.roll(slow + 1)
     }
 
     /// Nobody answers: the client gives up after a while, or never says anything.

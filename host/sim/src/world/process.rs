@@ -301,6 +301,8 @@ impl World<'_> {
             return;
         }
         let now = self.now;
+        // No machine sleeps for less; what is shorter than a stall is not noticed as one.
+        let ms = if clocks_stop { ms } else { ms.max(2 * self.pair.timing.beat().as_ms()) };
         let seat = &mut self.seats[at];
         let gate_left = seat.gate_until.saturating_sub(now);
         seat.power = Power::Asleep { gate_left };
