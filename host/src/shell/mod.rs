@@ -104,6 +104,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     abort_with_the_beat_thread();
     fits_the_host(&config)?;
     let memory_locked = realtime::lock_memory();
+    let folder = &config.node.state_dir;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the state folder {}", folder.display()))?;
     let journal = Journal::open(&config.journal_file(), config.journal_bytes_max)
         .context("cannot open the journal")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -45,12 +45,12 @@ impl Publisher {
     pub(crate) fn status(&self, snapshot: &Snapshot) -> Status {
         let view = &snapshot.view;
         let age = Span(u64::try_from(snapshot.at.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let serves = matches!(view.role, Role::Primary | Role::Draining);
         let (source, lease) = if view.peer_lease >= view.own_lease {
             (LeaseSource::Peer, view.peer_lease)
         } else {
             (LeaseSource::Alone, view.own_lease)
         };
+        let serves = lease > Span::ZERO;
         let source = match source {
             _ if lease == Span::ZERO => LeaseSource::None,
             LeaseSource::Alone if view.arbiter.is_some() => LeaseSource::Arbiter,

@@ -189,12 +189,15 @@ impl Node {
             if alone {
                 reign.alone = true;
                 reign.own_until = own;
-                let until = reign.until();
+            }
+            let until = reign.until();
+            fx.push(Effect::Note(Note::Epoch(next.epoch)));
+            self.speak(fx);
+            if alone {
+                // After the beat that it counts from: a crash may come between the two.
                 fx.push(Effect::Renew { until });
                 self.set_paired(false, fx);
             }
-            fx.push(Effect::Note(Note::Epoch(next.epoch)));
-            self.speak(fx);
         }
         true
     }
