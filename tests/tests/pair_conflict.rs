@@ -78,7 +78,6 @@ fn strangers_answer_on_the_service_address() {
 
 /// Promised: a machine of the pair is never called a stranger.
 #[test]
-#[ignore = "fails now and then: the peer is a stranger until it has told its link-layer addresses"]
 fn the_peer_is_no_stranger() {
     world(|| {
         check(Case {
@@ -99,7 +98,6 @@ fn the_peer_is_no_stranger() {
 
 /// Promised: while a stranger claims the address, the status of the holder has an alarm.
 #[test]
-#[ignore = "fails: a conflict is an event of the journal only, the status has no alarm"]
 fn a_stranger_is_an_alarm_in_the_status() {
     world(|| {
         check(Case {

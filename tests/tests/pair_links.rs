@@ -71,7 +71,6 @@ fn two_links_one_way_in_opposite_directions() {
 /// Promised: the same for as long as it lasts: also when the kernels look again where their
 /// neighbors are, and get no answer over a link that loses one direction.
 #[test]
-#[ignore = "fails: beats stop where the kernel no longer knows the peer's link-layer address"]
 fn two_links_one_way_for_longer_than_neighbors_are_remembered() {
     world(|| {
         let lasting = Case { prepare: forgetful, hold_ms: 6_000, ..crossed() };

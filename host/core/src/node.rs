@@ -504,6 +504,12 @@ impl Node {
         self.silent() || self.options.arbiter && self.two_way().is_none()
     }
 
+    /// The peer confirmed a beat of this life a short while ago.
+    #[must_use]
+    pub fn confirmed(&self) -> bool {
+        self.two_way().is_some()
+    }
+
     /// The peer is there, and it hears this life of this node.
     fn two_way(&self) -> Option<Peer> {
         self.peer.filter(|peer| {

@@ -19,7 +19,7 @@ pub use stamp::{LinkView, Minute};
 use self::session::{Opened, Session};
 use self::stamp::Meter;
 use crate::config::LinkConfig;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use staffetta_core::{Beat, Mono, Side};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -114,14 +114,27 @@ impl Links {
 
     /// Sends a beat over every link; a link that fails is as good as a lost frame and shows in its
     /// loss.
-    pub fn send(&mut self, now: Mono, beat: &Beat, about: Option<&About>, license: Option<&[u8]>) {
+    ///
+    /// While the peer confirms this node's frames the kernel is told so (MSG_CONFIRM, `send(2)`): it
+    /// keeps the peer's link-layer address even where answers to its own questions get lost, as
+    /// they do on links that each lose one direction.
+    pub fn send(
+        &mut self,
+        now: Mono,
+        beat: &Beat,
+        about: Option<&About>,
+        license: Option<&[u8]>,
+        confirmed: bool,
+    ) {
+        let flags = if confirmed { libc::MSG_CONFIRM } else { 0 };
         for link in &mut self.links {
             let stamp = link.meter.stamp(now);
             let bytes = frame::encode(beat, stamp, about, license);
             for datagram in self.session.seal(&bytes).into_iter().flatten() {
                 // A full queue or a missing route loses this frame only; the meter and the peer's
                 // lease notice.
-                let _ = link.socket.send_to(&datagram, link.peer);
+                let socket = SockRef::from(&link.socket);
+                let _ = socket.send_to_with_flags(&datagram, &link.peer.into(), flags);
             }
         }
     }

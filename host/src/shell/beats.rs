@@ -21,7 +21,7 @@ use super::report::{Report, Reporter};
 use super::snapshot::{Board, Snapshot};
 use crate::link::{About, Links, Received};
 use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, PersistId, Reply, Span};
-use staffetta_vip::{GateClass, Kernel, KernelEvent, Renewal};
+use staffetta_vip::{GateClass, Kernel, KernelEvent, Mac, Renewal};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::mpsc;
@@ -105,6 +105,7 @@ pub(crate) struct Beats {
     peer: Option<(About, Mono)>,
     peer_license: Option<Vec<u8>>,
     answers: Vec<(IpAddr, Answerer, Mono)>,
+    conflict: Option<(IpAddr, Mac, Mono)>,
     board_at: Mono,
     pumped_at: Mono,
     minute_at: Option<Mono>,
@@ -133,6 +134,7 @@ impl Beats {
             peer: None,
             peer_license: None,
             answers: Vec::new(),
+            conflict: None,
             board_at: Mono::ZERO,
             pumped_at: Mono::ZERO,
             minute_at: None,
@@ -269,13 +271,15 @@ impl Beats {
                 let now = self.parts.clock.now();
                 self.answers.retain(|(address, ..)| address != vip);
                 self.answers.push((*vip, answerer, now));
-                if answerer == Answerer::Stranger {
+                // Before the peer has told its addresses anybody may be the peer.
+                if answerer == Answerer::Stranger && self.peer.is_some() {
                     self.parts.reporter.say(Report::KernelEvent(event));
                 }
                 return self.feed(Event::Probed(answerer));
             }
-            KernelEvent::Conflict { .. } => {
+            KernelEvent::Conflict { vip, mac, .. } => {
                 let now = self.parts.clock.now();
+                self.conflict = Some((*vip, *mac, now));
                 let again = self.announcements.defended;
                 if again.is_some_and(|at| now.since(at) < DEFEND_INTERVAL) {
                     return;
@@ -444,7 +448,8 @@ impl Beats {
         if license.is_some() {
             self.license_at = now;
         }
-        self.parts.links.send(now, beat, about, license);
+        let confirmed = self.parts.node.confirmed();
+        self.parts.links.send(now, beat, about, license, confirmed);
     }
 
     /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen
@@ -568,6 +573,7 @@ impl Beats {
             peer: self.peer.as_ref().map(|(about, at)| (about.clone(), now.since(*at))),
             peer_license: self.peer_license.clone(),
             answers: self.answers_aged(now),
+            conflict: self.conflict.map(|(vip, mac, at)| (vip, mac, now.since(at))),
             rejected: self.parts.links.rejected(),
             own_macs: self.parts.kernel.own_macs(),
             lateness: self.lateness.clone(),

@@ -314,7 +314,7 @@ mod tests {
         let old = LinkView { echoed: Some(Span::ms(400)), ..link(100) };
         for second in 10..40 {
             let now = Duration::from_secs(second);
-            let looked = bench.margins.look(now, &bench.all, &[old.clone(), old.clone()]);
+            let looked = bench.margins.look(now, &bench.all, &[old, old]);
             assert!(looked.is_empty());
         }
         assert_eq!(bench.names(), ["link-slow"], "what is not measured is not well");

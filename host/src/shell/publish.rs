@@ -21,6 +21,9 @@ use std::time::Instant;
 /// Decisions in the status.
 const DECISIONS_MAX: usize = 8;
 
+/// A conflict is an alarm until nobody has claimed the address for this long.
+const CONFLICT_FRESH: Span = Span::ms(30_000);
+
 /// Everything that a status is made from.
 pub(crate) struct Publisher {
     pub config: Config,
@@ -173,6 +176,16 @@ impl Publisher {
         }
         if let Some(error) = &snapshot.gate_fault {
             alarms.push(alarm("kernel-refused", error.clone()));
+        }
+        if let Some((vip, mac, age)) = snapshot.conflict
+            && age < CONFLICT_FRESH
+        {
+            let text = format!(
+                "{} claims {vip} while this node serves: find the machine with this link-layer \
+                 address; the address is announced again each time",
+                super::report::hex(&mac)
+            );
+            alarms.push(alarm("vip-conflict", text));
         }
         let fifo_text = "the beat thread has normal priority: under load its beats come late \
                          (grant CAP_SYS_NICE or LimitRTPRIO)";

@@ -300,6 +300,6 @@ fn why_text(why: &Why) -> String {
     }
 }
 
-fn hex(mac: &[u8; 6]) -> String {
+pub(super) fn hex(mac: &[u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -25,6 +25,8 @@ pub(crate) struct Snapshot {
     pub peer: Option<(About, Span)>,
     pub peer_license: Option<Vec<u8>>,
     pub answers: Vec<(IpAddr, Answerer, Span)>,
+    /// Who claimed a service address last while this node served, and how long ago.
+    pub conflict: Option<(IpAddr, Mac, Span)>,
     pub rejected: (Rejected, Option<Reject>),
     pub own_macs: Vec<Mac>,
     /// How late the thread came round, since the start.

@@ -329,7 +329,8 @@ RUNS = itertools.count()
 
 def measure(prof, fault, rep, secs=None, delay_ms=0, pre_s=1):
     """One run; secs: how long the fault lasts, where its own minimum is not enough; delay_ms: how late the arbiter answers;
-    pre_s: how long the client asks before the fault."""
+    pre_s: how long the client asks before the fault. Of a node that goes on serving, its own address, which no daemon moves,
+    is asked as well (machine_gap_ms): a silence of both is the machine's."""
     apply_, heal_, min_obs, _ = FAULTS[fault]
     min_obs = secs or min_obs
     run_id = str(next(RUNS))
@@ -351,6 +352,9 @@ def measure(prof, fault, rep, secs=None, delay_ms=0, pre_s=1):
         obs, hs = max(prof.get("observe_s", 6), min_obs), (prof.get("heal_s", 6) if heal_ else 0)
         out = f"{RESULTS}/probe.log"
         pr = subprocess.Popen(ns(NC, f"{RT}{PROBE} run {VIP} {UDP} {prof.get('probe_us', 2000)} {obs + hs + pre_s + 30} {out}").split()); aux.append(pr)
+        wout = f"{RESULTS}/witness.log"
+        if fault == "slave_kill9":
+            witness = subprocess.Popen(ns(NC, f"{RT}{PROBE} run {IP[m]} {UDP} 2000 {obs + hs + pre_s + 30} {wout}").split()); aux.append(witness)
         wi = subprocess.Popen(ns(NC, f"{RT}{LAB}/wire.py {obs + hs + pre_s + 30} {VIP} {mac(NA)} {mac(NB)}").split(), stdout=subprocess.PIPE, text=True); aux.append(wi)
         time.sleep(pre_s)
         if "level" in prof:
@@ -382,6 +386,10 @@ def measure(prof, fault, rep, secs=None, delay_ms=0, pre_s=1):
         rec.update(master=m, apply_ms=round((t0b - t0) / 1e6, 1), load=os.getloadavg()[0])
         rec["gap_pre_ms"] = max_gap(rx, 0, t0 - W, tend)[0]
         rec["gap_ms"], rec["gap_open"], _ = max_gap(rx, t0 - W, th, tend)
+        if fault == "slave_kill9":
+            witness.terminate(); witness.wait()
+            own = sorted(int(r) for _, _, r, _ in map(str.split, open(wout)) if r != "0")
+            rec["machine_gap_ms"] = max_gap(own, t0 - W, th, tend)[0]
         rec["lost"] = sum(1 for _, tx, r, _ in rows if r == "0" and t0 - W <= int(tx) < th)
         add = [t for t, n, k in ev if n == s and k == "add" and t > t0]
         rel = [t for t, n, k in ev if n == m and k == "del" and t > t0]

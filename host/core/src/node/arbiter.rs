@@ -63,6 +63,8 @@ pub(super) struct Arbiter {
     alone_sent: Mono,
     /// Sending of the newest request that was answered.
     answered: Option<Mono>,
+    /// Nothing but failures since then.
+    failing: Option<Mono>,
     round_trips: [Span; ROUND_TRIPS],
     trips: usize,
 }
@@ -77,6 +79,7 @@ impl Arbiter {
             again: Mono::ZERO,
             alone_sent: Mono::ZERO,
             answered: None,
+            failing: None,
             round_trips: [Span::ZERO; ROUND_TRIPS],
             trips: 0,
         }
@@ -84,8 +87,14 @@ impl Arbiter {
 
     fn took(&mut self, sent: Mono, now: Mono) {
         self.answered = self.answered.max(Some(sent));
+        self.failing = None;
         self.round_trips[self.trips % ROUND_TRIPS] = now.since(sent);
         self.trips += 1;
+    }
+
+    fn fails(&mut self, now: Mono, again: Mono) {
+        self.failing = self.failing.or(Some(now));
+        self.again = again;
     }
 
     /// An answer shows what the register holds. One that overlaps with newer knowledge and differs
@@ -163,7 +172,7 @@ impl Node {
                 }
                 Reply::Failed => {
                     arbiter.void();
-                    arbiter.again = again;
+                    arbiter.fails(now, again);
                 }
             }
         } else if let Some(at) = arbiter.reads.iter().position(|read| read.id == id) {
@@ -174,7 +183,7 @@ impl Node {
                     arbiter.learn(register, sent, now);
                     self.read_while_writing(register, sent);
                 }
-                Reply::Swapped | Reply::Failed => arbiter.again = again,
+                Reply::Swapped | Reply::Failed => arbiter.fails(now, again),
             }
         }
     }
@@ -503,7 +512,10 @@ impl Node {
     pub(super) fn standing(&self, now: Mono) -> Option<Standing> {
         let arbiter = self.arbiter.as_ref()?;
         let fresh = self.poll() + self.patience();
-        let away = arbiter.answered.is_none_or(|at| now.since(at) > fresh);
+        // One failure may be a connection that was closed; those that go on are the arbiter's.
+        let patient = self.poll().scaled(3, 2);
+        let fails = arbiter.failing.is_some_and(|at| now.since(at) > patient);
+        let away = fails || arbiter.answered.is_none_or(|at| now.since(at) > fresh);
         Some(match arbiter.known {
             _ if away => Standing::Away,
             None => Standing::Away,
