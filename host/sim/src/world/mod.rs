@@ -303,6 +303,7 @@ impl<'a> World<'a> {
         let now = seat.clock.local(self.now);
         let times = shadow::Times::new(self.pair.timing.parts());
         let allowed = seat.shadow.allowed(&times, self.plan.arbiter, now);
+        seat.shadow.armed(until);
         let finding = g5::armed(at, until, allowed);
         self.hold(Rule::G5, finding);
     }

@@ -6,7 +6,7 @@ use super::shadow::Times;
 use super::{Due, MS, Ns, World};
 use crate::coverage::{Counter, Rule};
 use crate::fault::Point;
-use crate::invariant::Step;
+use crate::invariant::{Step, a1};
 use crate::trace_of;
 use staffetta_core::{Boot, Durable, Effect, Event, Mono, Node, Note, PersistId};
 
@@ -149,7 +149,7 @@ impl World<'_> {
         trace_of::event(&mut self.trace, &event);
         match &event {
             Event::Heard(beat) => seat.shadow.heard(beat, &timing, now),
-            Event::Consulted(id, reply) => seat.shadow.told(*id, reply, &timing),
+            Event::Consulted(id, reply) => seat.shadow.told(*id, reply, &timing, now),
             Event::Answered(..)
             | Event::Tick
             | Event::Persisted(_)
@@ -190,6 +190,13 @@ impl World<'_> {
                     self.promise_is_kept(at, *epoch);
                 }
                 Effect::Renew { until } => self.lease_is_granted(at, *until),
+                Effect::Consult(_, request) => {
+                    self.coverage.evaluated(Rule::A1);
+                    let seat = &mut self.seats[at];
+                    let now = seat.clock.local(self.now);
+                    let early = seat.shadow.write_is_early(request, now);
+                    self.hold(Rule::A1, a1::early(at, early));
+                }
                 Effect::Note(Note::Epoch(epoch)) => self.new_reign(at, *epoch),
                 Effect::Release => self.seats[at].shadow.reign_ends(),
                 Effect::Send(beat) => {
@@ -197,7 +204,6 @@ impl World<'_> {
                     self.seats[at].shadow.promises(beat, now);
                 }
                 Effect::Persist(..)
-                | Effect::Consult(..)
                 | Effect::Announce
                 | Effect::Probe
                 | Effect::Ask(_)

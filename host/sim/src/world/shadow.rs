@@ -5,6 +5,7 @@ use staffetta_core::{Beat, Epoch, Mono, Register, Reply, Request, RequestId, Spa
 
 const SENT_MAX: usize = 512;
 const REQUESTS_MAX: usize = 32;
+const SEEN_MAX: usize = 16;
 
 /// The times of the protocol, from the configuration and not from the core: what the core makes of
 /// them is under test.
@@ -49,6 +50,11 @@ pub(crate) struct Shadow {
     hand: Option<(Epoch, Mono)>,
     requests: Vec<(RequestId, Mono, Register)>,
     arbiter: Option<(Epoch, Mono)>,
+    /// What the register held, each with the receipt of the first answer that showed it: answers
+    /// overtake each other.
+    seen: Vec<(Register, Mono)>,
+    /// End of the lease that the gate was last armed for.
+    armed: Mono,
     /// What this node promised the peer, over all its lives: no claim of its own before this.
     promise: Mono,
     echoed: (u64, u64),
@@ -73,6 +79,8 @@ impl Default for Shadow {
             hand: None,
             requests: Vec::new(),
             arbiter: None,
+            seen: Vec::new(),
+            armed: Mono::ZERO,
             promise: Mono::ZERO,
             echoed: (0, 0),
             peer: (Span::ZERO, Span::ZERO),
@@ -161,7 +169,42 @@ impl Shadow {
         }
     }
 
-    pub(crate) fn told(&mut self, id: RequestId, reply: &Reply, timing: &Times) {
+    /// R6 and R8: what is wrong with a write that was decided, if anything is: how much of the
+    /// rival's lease is left, or by how much its own lease outlives the grants that it will live on.
+    pub(crate) fn write_is_early(&mut self, request: &Request, now: Mono) -> Span {
+        let Request::Swap { expect, to } = request else { return Span::ZERO };
+        let rival = expect.filter(|held| held.alone && held.holder() != to.holder());
+        let until = |of: Option<(Epoch, Mono)>| of.map_or(Mono::ZERO, |(_, until)| until);
+        let leased = until(self.granted).max(until(self.hand));
+        match rival {
+            Some(held) if leased <= now || self.reign.is_none() => {
+                let seen = self.seen.iter().find(|(register, _)| *register == held);
+                let since = seen.map_or(now, |(_, since)| *since);
+                (since + promised(held.lease, held.slack)).since(now)
+            }
+            _ if !to.alone && self.reign.is_some() => {
+                // From here on the node lives on grants alone.
+                self.arbiter = None;
+                self.armed.since(leased)
+            }
+            Some(_) | None => Span::ZERO,
+        }
+    }
+
+    /// The gate is armed until then.
+    pub(crate) fn armed(&mut self, until: Mono) {
+        self.armed = until;
+    }
+
+    pub(crate) fn told(&mut self, id: RequestId, reply: &Reply, timing: &Times, now: Mono) {
+        if let Reply::Holds(Some(held)) = reply
+            && self.seen.iter().all(|(seen, _)| seen != held)
+        {
+            if self.seen.len() == SEEN_MAX {
+                self.seen.remove(0);
+            }
+            self.seen.push((*held, now));
+        }
         let Some(at) = self.requests.iter().position(|(asked, ..)| *asked == id) else { return };
         let (_, sent, to) = self.requests.remove(at);
         if *reply == Reply::Swapped && to.alone {
