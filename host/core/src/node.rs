@@ -384,8 +384,8 @@ impl Node {
         self.promise = Mono::ZERO;
         self.moved();
         self.set_paired(granted, fx);
-        // The beat first: a lease taken alone counts from a beat that was sent, and a crash may come
-        // between the two (R13).
+        // The beat first: a lease taken alone counts from a beat that was sent, and a crash may
+        // come between the two (R13).
         self.speak(fx);
         fx.push(Effect::Claim { epoch: reign.epoch, until: reign.until() });
     }
