@@ -109,18 +109,31 @@ fn words_that_a_scenario_does_not_know_are_named() {
     }
 }
 
-#[test]
-fn a_stretch_of_seeds_holds() {
+/// Every seed of a stretch is run twice, and holds.
+fn hold(seeds: std::ops::RangeInclusive<u64>, policies: &mut dyn Policies) {
     let mut tally = Tally::default();
     let pair = pair(Tiebreak::Both);
+    let count = seeds.clone().count() as u64;
     quietly(|| {
-        for seed in 1..=400 {
-            tally.take(&pair, &draw(&pair, seed), &mut Native::default());
+        for seed in seeds {
+            tally.take(&pair, &draw(&pair, seed), policies);
         }
     });
     assert_eq!(tally.violations, []);
     assert_eq!(tally.unequal, [0; 0]);
-    assert_eq!(tally.histories, 400);
+    assert_eq!(tally.histories, count);
+}
+
+#[test]
+fn a_stretch_of_seeds_holds() {
+    hold(1..=2_500, &mut Native::default());
+}
+
+#[cfg(feature = "wasm")]
+#[test]
+fn a_stretch_of_seeds_holds_with_components() {
+    let mut components = staffetta_sim::Components::new(None, "{}").expect("the policies load");
+    hold(2_501..=5_000, &mut components);
 }
 
 /// Policies as components and as plain Rust answer alike: the same history, to the last bit.
