@@ -39,7 +39,10 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("host/lab/", &["staffetta_core", "staffetta_policy", "staffetta_vip"]),
     ("host/arbiter/", &["staffetta_policy", "staffetta_vip", "staffetta_lab", "staffetta_bundle"]),
     ("host/sim/", &["staffetta_vip", "staffetta_lab", "staffetta_arbiter"]),
-    ("host/situation/", &["staffetta_policy", "staffetta_vip", "staffetta_lab", "staffetta_arbiter"]),
+    (
+        "host/situation/",
+        &["staffetta_policy", "staffetta_vip", "staffetta_lab", "staffetta_arbiter"],
+    ),
     ("sdk/", &["staffetta_core", "staffetta_policy", "staffetta_vip", "staffetta_lab"]),
     ("policies/", &["staffetta_core", "staffetta_policy", "staffetta_vip", "staffetta_lab"]),
 ];

@@ -1,7 +1,6 @@
 //! The guarantee in force, and why: each level is one predicate.
 
 use crate::register::Standing;
-use crate::state::Role;
 
 /// What a cut may cost right now (DESIGN §3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +43,8 @@ pub enum Disarmed {
 /// What the predicates look at.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
-    pub role: Role,
+    /// Holds a lease.
+    pub serves: bool,
     pub formed: bool,
     pub maintenance: bool,
     pub heir_eligible: bool,
@@ -61,7 +61,7 @@ pub(crate) struct Facts {
 impl Level {
     pub(crate) fn of(f: Facts) -> Level {
         let together = f.leased_by_peer || (f.peer_serves && f.peer_heard);
-        let serves = matches!(f.role, Role::Primary | Role::Draining);
+        let serves = f.serves;
         match () {
             () if serves && !together => Level::Alone,
             () if !f.formed => Level::Disarmed(Disarmed::NotFormed),

@@ -384,8 +384,10 @@ impl Node {
         self.promise = Mono::ZERO;
         self.moved();
         self.set_paired(granted, fx);
-        fx.push(Effect::Claim { epoch: reign.epoch, until: reign.until() });
+        // The beat first: a lease taken alone counts from a beat that was sent, and a crash may
+        // come between the two (R13).
         self.speak(fx);
+        fx.push(Effect::Claim { epoch: reign.epoch, until: reign.until() });
     }
 
     fn stop(&mut self, fx: &mut Vec<Effect>) {

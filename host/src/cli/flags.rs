@@ -96,7 +96,8 @@ pub(super) enum ArbiterVerb {
     /// Read and write a scratch key on every endpoint; print how long it takes
     Check {
         /// Reads, and writes, on each endpoint
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        #[arg(long, default_value_t = 50)]
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
         n: u32,
     },
 }

@@ -259,8 +259,8 @@ impl Tally {
     fn as_text(&self, journal: &Path) -> String {
         let differ: u64 = self.differ.iter().map(|one| one.record.count).sum();
         let mut lines = vec![format!(
-            "{}: {} decisions in {} rows decided again: {} equal, {} equal in other words, {differ} \
-             differ",
+            "{}: {} decisions in {} rows decided again: {} equal, {} equal in other words, \
+             {differ} differ",
             journal.display(),
             self.made,
             self.rows,

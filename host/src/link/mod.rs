@@ -115,9 +115,9 @@ impl Links {
     /// Sends a beat over every link; a link that fails is as good as a lost frame and shows in its
     /// loss.
     ///
-    /// While the peer confirms this node's frames the kernel is told so (MSG_CONFIRM, `send(2)`): it
-    /// keeps the peer's link-layer address even where answers to its own questions get lost, as
-    /// they do on links that each lose one direction.
+    /// While the peer confirms this node's frames the kernel is told so (MSG_CONFIRM, `send(2)`):
+    /// it keeps the peer's link-layer address even where answers to its own questions get lost,
+    /// as they do on links that each lose one direction.
     pub fn send(
         &mut self,
         now: Mono,

@@ -1,5 +1,5 @@
-//! The arbiter's thread: carries the core's requests to etcd and the answers back. Its deadlines lie
-//! inside the lease, so it runs just below the beat thread, on a runtime of its own.
+//! The arbiter's thread: carries the core's requests to etcd and the answers back. Its deadlines
+//! lie inside the lease, so it runs just below the beat thread, on a runtime of its own.
 
 use super::inbox::Outbox;
 use super::realtime;

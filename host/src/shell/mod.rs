@@ -104,8 +104,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     abort_with_the_beat_thread();
     fits_the_host(&config)?;
     let memory_locked = realtime::lock_memory();
-    let journal = Journal::open(&config.journal_file(), config.journal_bytes_max)
-        .context("cannot open the journal")?;
+    let journal = open_journal(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(4)
@@ -166,6 +165,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     journal.close(JOURNAL_PATIENCE);
     anyhow::ensure!(joined.is_ok(), "the beat thread ended by itself");
     result
+}
+
+/// Makes the state folder first: the journal is the first to need it.
+fn open_journal(config: &Config) -> anyhow::Result<Journal> {
+    let folder = &config.node.state_dir;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the state folder {}", folder.display()))?;
+    Journal::open(&config.journal_file(), config.journal_bytes_max)
+        .context("cannot open the journal")
 }
 
 /// One line a change of state; the init system adds the rest.

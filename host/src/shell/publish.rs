@@ -45,12 +45,12 @@ impl Publisher {
     pub(crate) fn status(&self, snapshot: &Snapshot) -> Status {
         let view = &snapshot.view;
         let age = Span(u64::try_from(snapshot.at.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let serves = matches!(view.role, Role::Primary | Role::Draining);
         let (source, lease) = if view.peer_lease >= view.own_lease {
             (LeaseSource::Peer, view.peer_lease)
         } else {
             (LeaseSource::Alone, view.own_lease)
         };
+        let serves = lease > Span::ZERO;
         let source = match source {
             _ if lease == Span::ZERO => LeaseSource::None,
             LeaseSource::Alone if view.arbiter.is_some() => LeaseSource::Arbiter,
@@ -177,16 +177,7 @@ impl Publisher {
         if let Some(error) = &snapshot.gate_fault {
             alarms.push(alarm("kernel-refused", error.clone()));
         }
-        if let Some((vip, mac, age)) = snapshot.conflict
-            && age < CONFLICT_FRESH
-        {
-            let text = format!(
-                "{} claims {vip} while this node serves: find the machine with this link-layer \
-                 address; the address is announced again each time",
-                super::report::hex(&mac)
-            );
-            alarms.push(alarm("vip-conflict", text));
-        }
+        alarms.extend(conflict(snapshot));
         let fifo_text = "the beat thread has normal priority: under load its beats come late \
                          (grant CAP_SYS_NICE or LimitRTPRIO)";
         if !self.board.fifo() {
@@ -236,6 +227,17 @@ impl Publisher {
         }
         alarms
     }
+}
+
+/// Somebody else claimed a service address a short while ago.
+fn conflict(snapshot: &Snapshot) -> Option<Alarm> {
+    let (vip, mac, _) = snapshot.conflict.filter(|(.., age)| *age < CONFLICT_FRESH)?;
+    let text = format!(
+        "{} claims {vip} while this node serves: find the machine with this link-layer address; \
+         the address is announced again each time",
+        super::report::hex(&mac)
+    );
+    Some(Alarm { name: "vip-conflict".into(), text })
 }
 
 /// First bytes of the digests of the policies in force, as nodes tell each other.

@@ -7,8 +7,8 @@ mod failback;
 mod settings;
 
 use staffetta_sdk::failover::{
-    Answerer, Arbiter, Outcome, Policy, Question, References, Seat, Situation, Verdict, ask_operator,
-    go_on_alone, hand_over, hold, step_down, take_over,
+    Answerer, Arbiter, Outcome, Policy, Question, References, Seat, Situation, Verdict,
+    ask_operator, go_on_alone, hand_over, hold, step_down, take_over,
 };
 use staffetta_sdk::{Given, Health, Node, Role, failover_policy};
 

@@ -108,15 +108,17 @@ impl Node {
                 over
             }
             State::Stopped => false,
-            State::Fenced(_) => {
-                if self.disk.fenced.is_none() {
-                    self.turn(State::Joining, Why::Operator, fx);
-                    self.order_done(Ok(()), fx);
-                    return true;
-                }
-                false
-            }
+            State::Fenced(_) => self.settle_fenced(fx),
         }
+    }
+
+    fn settle_fenced(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let cleared = self.disk.fenced.is_none();
+        if cleared {
+            self.turn(State::Joining, Why::Operator, fx);
+            self.order_done(Ok(()), fx);
+        }
+        cleared
     }
 
     fn give_up_if(&mut self, now: bool, to: Resume, why: Why, fx: &mut Vec<Effect>) -> bool {
@@ -189,12 +191,15 @@ impl Node {
             if alone {
                 reign.alone = true;
                 reign.own_until = own;
-                let until = reign.until();
+            }
+            let until = reign.until();
+            fx.push(Effect::Note(Note::Epoch(next.epoch)));
+            self.speak(fx);
+            if alone {
+                // After the beat that it counts from: a crash may come between the two.
                 fx.push(Effect::Renew { until });
                 self.set_paired(false, fx);
             }
-            fx.push(Effect::Note(Note::Epoch(next.epoch)));
-            self.speak(fx);
         }
         true
     }

@@ -102,7 +102,7 @@ impl Node {
         let reign = self.state.reign();
         let heard = self.peer.is_some_and(|p| now.since(p.heard) < self.timing().silence());
         let beat = self.peer.map(|peer| peer.beat);
-        let serves = matches!(self.state.role(), Role::Primary | Role::Draining);
+        let serves = reign.is_some();
         let heir = if serves { beat.is_some_and(|b| b.eligible) } else { self.eligible() };
         View {
             role: self.state.role(),
@@ -112,7 +112,7 @@ impl Node {
             own_lease: reign.map_or(Span::ZERO, |r| left(r.own_until)),
             promise: left(self.promise),
             level: Level::of(Facts {
-                role: self.state.role(),
+                serves,
                 formed: self.want.formed,
                 maintenance: self.want.maintenance || beat.is_some_and(|b| b.maintenance),
                 heir_eligible: heir,

@@ -366,18 +366,10 @@ impl World {
                 if ms == 0 {
                     self.seats[i].gate_until = self.now;
                 }
-                self.at(
-                    self.now + Span::ms(ms),
-                    Due::Deliver { at: i, life, event: Event::Released },
-                );
+                let due = Due::Deliver { at: i, life, event: Event::Released };
+                self.at(self.now + Span::ms(ms), due);
             }
-            Effect::Consult(id, request) => {
-                let Some(arbiter) = &self.arbiter else { return };
-                if !arbiter.away[i] {
-                    let when = self.now + arbiter.delay[i];
-                    self.at(when, Due::Arbiter { from: i, life, id, request });
-                }
-            }
+            Effect::Consult(id, request) => self.consult(i, life, id, request),
             Effect::Announce => self.say(i, "announces again"),
             Effect::Probe => {
                 if self.lan && self.seats[1 - i].gate_until > self.now {
@@ -400,6 +392,14 @@ impl World {
                 self.refused.extend(result.err());
             }
             Effect::Note(note) => self.note(i, &note),
+        }
+    }
+
+    fn consult(&mut self, i: usize, life: u64, id: RequestId, request: Request) {
+        let Some(arbiter) = &self.arbiter else { return };
+        if !arbiter.away[i] {
+            let when = self.now + arbiter.delay[i];
+            self.at(when, Due::Arbiter { from: i, life, id, request });
         }
     }
 

@@ -170,7 +170,7 @@ impl Shadow {
     }
 
     /// R6 and R8: what is wrong with a write that was decided, if anything is: how much of the
-    /// rival's lease is left, or by how much its own lease outlives the grants that it will live on.
+    /// rival's lease is left, or by how much its own lease outlives the grants it will live on.
     pub(crate) fn write_is_early(&mut self, request: &Request, now: Mono) -> Span {
         let Request::Swap { expect, to } = request else { return Span::ZERO };
         let rival = expect.filter(|held| held.alone && held.holder() != to.holder());
