@@ -25,13 +25,7 @@ fn record(policy: &Policy, edit: impl Fn(&mut FailoverSituation)) -> DecisionRec
     edit(&mut situation);
     let situation = serde_json::to_string(&situation).unwrap();
     let wall = serde_json::to_string(&Wall::default()).unwrap();
-    let asked = Recorded {
-        situation: &situation,
-        settings: "{}",
-        memory: None,
-        wall: &wall,
-        verdict: "null",
-    };
+    let asked = Recorded { situation: &situation, settings: "{}", memory: None, wall: &wall };
     let said = replay(policy, &asked).unwrap();
     DecisionRecord {
         at_unix_ms: 1,
@@ -134,4 +128,22 @@ fn what_is_not_there_is_named() {
     let asked = ExplainFlags { id: 7, policy: None, journal: Some(file) };
     let error = explain(&context, &asked).unwrap_err().to_string();
     assert!(error.contains("no decision 7"), "{error}");
+
+    let read = |name: &str, bytes: &[u8]| {
+        let file = dir.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let flags = ReplayFlags { journal: Some(file), policy: None, settings: None, last: 10 };
+        run(&context, &flags).unwrap_err().to_string()
+    };
+    for bytes in [&b"no database at all, but long enough to be looked at as one"[..], b""] {
+        let error = read("notes.txt", bytes);
+        assert!(error.contains("notes.txt is not a journal of Staffetta"), "{error}");
+    }
+    let old = dir.path().join("old.db");
+    Journal::open(&old, CAP).unwrap().close(Duration::from_secs(20));
+    let db = rusqlite::Connection::open(&old).unwrap();
+    db.execute_batch("PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
+    drop(db);
+    let error = read("older.db", &std::fs::read(&old).unwrap());
+    assert!(error.contains("is a journal of layout 1, this version reads 2"), "{error}");
 }

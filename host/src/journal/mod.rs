@@ -63,6 +63,33 @@ pub enum JournalError {
     },
 }
 
+/// A file that was named as a journal and is none that can be read here.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReadable {
+    /// Something else.
+    #[error("{path} is not a journal of Staffetta (a node's is journal.db in its state folder)")]
+    NotAJournal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A journal of another version.
+    #[error(
+        "{path} is a journal of layout {layout}, this version reads {known}: let a daemon of this \
+         version open it once, or use the version that wrote it"
+    )]
+    OtherLayout {
+        /// The file.
+        path: PathBuf,
+        /// Its layout.
+        layout: i64,
+        /// What is read here.
+        known: i64,
+    },
+    /// SQLite refused.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
 impl JournalError {
     fn sqlite(path: &Path, action: &'static str, source: rusqlite::Error) -> JournalError {
         use rusqlite::ErrorCode as Code;
@@ -106,7 +133,8 @@ impl JournalError {
 ///
 /// # Errors
 /// When the file is not a journal of this version.
-pub fn read_decisions(file: &Path, limit: u32) -> Result<Vec<StoredDecision>, JournalError> {
+pub fn read_decisions(file: &Path, limit: u32) -> Result<Vec<StoredDecision>, NotReadable> {
+    of_this_version(file)?;
     let mut all = store::read(file, |db| {
         let mut all: Vec<StoredDecision> = Vec::new();
         loop {
@@ -127,8 +155,24 @@ pub fn read_decisions(file: &Path, limit: u32) -> Result<Vec<StoredDecision>, Jo
 ///
 /// # Errors
 /// When the file is not a journal of this version.
-pub fn read_decision(file: &Path, id: i64) -> Result<Option<StoredDecision>, JournalError> {
+pub fn read_decision(file: &Path, id: i64) -> Result<Option<StoredDecision>, NotReadable> {
+    of_this_version(file)?;
     Ok(store::read(file, |db| store::decision_by_id(db, id))?.into_iter().next())
+}
+
+fn of_this_version(file: &Path) -> Result<(), NotReadable> {
+    let path = file.to_owned();
+    match store::read(file, |db| Ok(vec![store::layout(db)?])) {
+        Ok(found) => match found.first() {
+            Some(&layout) if layout == store::LAYOUT => Ok(()),
+            Some(&layout) if layout > 0 => {
+                Err(NotReadable::OtherLayout { path, layout, known: store::LAYOUT })
+            }
+            Some(_) | None => Err(NotReadable::NotAJournal { path }),
+        },
+        Err(error) if error.is_broken_file() => Err(NotReadable::NotAJournal { path }),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::{BUSY_MS, CACHE_KIB, JournalError, ROWS_READ_MAX};
 use crate::api::status::Spoke;
 
 /// Number of the layout below, kept in `user_version`.
-const LAYOUT: i64 = 2;
+pub(super) const LAYOUT: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS decisions (
@@ -45,7 +45,7 @@ pub(super) fn open(path: &Path, pages_max: u64) -> Result<Connection, JournalErr
     let fail = |source| JournalError::sqlite(path, "open it", source);
     let db = Connection::open(path).map_err(fail)?;
     db.busy_timeout(Duration::from_millis(BUSY_MS)).map_err(fail)?;
-    let layout: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
+    let layout = layout(&db).map_err(fail)?;
     if layout == 1 {
         // Layout 1 kept no wall time.
         db.execute_batch("ALTER TABLE decisions ADD COLUMN wall TEXT NOT NULL DEFAULT 'null'")
@@ -64,6 +64,11 @@ pub(super) fn open(path: &Path, pages_max: u64) -> Result<Connection, JournalErr
     db.execute_batch(TABLES).map_err(fail)?;
     db.pragma_update(None, "user_version", LAYOUT).map_err(fail)?;
     Ok(db)
+}
+
+/// Number of a file's layout; 0 for a file that is not ours, or new.
+pub(super) fn layout(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// Moves an unusable file, with its log, to the first free `.broken-N`.
