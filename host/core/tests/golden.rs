@@ -82,7 +82,13 @@ fn command(world: &mut World, words: &[&str]) {
 fn arbiter(world: &mut World, words: &[&str]) {
     if words == ["new"] {
         let delay = [Span(500_000); 2];
-        world.arbiter = Some(Arbiter { register: None, delay, away: [false; 2], mute: [false; 2] });
+        world.arbiter = Some(Arbiter {
+            register: None,
+            delay,
+            away: [false; 2],
+            mute: [false; 2],
+            refuses: false,
+        });
         return;
     }
     let arbiter = world.arbiter.as_mut().expect("`arbiter new` first");
@@ -92,7 +98,10 @@ fn arbiter(world: &mut World, words: &[&str]) {
         ["away"] => arbiter.away = [true; 2],
         ["away", node] => arbiter.away[seat(node)] = true,
         ["mute", node] => arbiter.mute[seat(node)] = true,
-        ["back"] => (arbiter.away, arbiter.mute) = ([false; 2], [false; 2]),
+        ["back"] => {
+            (arbiter.away, arbiter.mute, arbiter.refuses) = ([false; 2], [false; 2], false);
+        }
+        ["refuses"] => arbiter.refuses = true,
         ["wipe"] => arbiter.register = None,
         ["holds", "nothing"] => assert_eq!(arbiter.register, None),
         ["holds", node, how] => {

@@ -92,6 +92,15 @@ fn hostile(seed: u64) -> World {
             world.seats[i].says = Says::Random;
         }
     }
+    let now = disturb(&mut world, hurt);
+    calm(&mut world, now);
+    world
+}
+
+const HOSTILE_FAULTS: u64 = 60;
+
+/// Starts both nodes and brings faults over them; answers with the time of the last one, in ms.
+fn disturb(world: &mut World, fault: fn(&mut World, usize)) -> u64 {
     world.boot(0);
     world.boot(1);
     let mut now = 500;
@@ -104,16 +113,13 @@ fn hostile(seed: u64) -> World {
         } else if world.seats[at].node.is_none() {
             world.boot(at);
         } else {
-            hurt(&mut world, at);
+            fault(world, at);
         }
         let scale = [60, 300, 900][usize::try_from(world.roll(3)).unwrap()];
         now += 1 + world.roll(scale);
     }
-    calm(&mut world, now);
-    world
+    now
 }
-
-const HOSTILE_FAULTS: u64 = 60;
 
 fn hurt(world: &mut World, at: usize) {
     match world.roll(13) {
@@ -149,7 +155,7 @@ fn arbitrated(seed: u64) -> World {
         world.roll(2);
     }
     let (delay, away, mute) = ([Span::ms(1); 2], [false; 2], [false; 2]);
-    world.arbiter = Some(Arbiter { register: None, delay, away, mute });
+    world.arbiter = Some(Arbiter { register: None, delay, away, mute, refuses: false });
     world.gate_late = Span::ms(15);
     world.jitter = 50_000_000;
     world.dup_ms = 900;
@@ -161,25 +167,13 @@ fn arbitrated(seed: u64) -> World {
             world.seats[i].says = Says::Random;
         }
     }
-    world.boot(0);
-    world.boot(1);
-    let mut now = 500;
-    for _ in 0..HOSTILE_FAULTS {
-        let at = usize::try_from(world.roll(2)).unwrap();
-        let ns = world.roll(1_000_000);
-        world.run_until(Mono(now * 1_000_000 + ns));
-        if world.seats[at].frozen {
-            world.thaw(at);
-        } else if world.seats[at].node.is_none() {
-            world.boot(at);
-        } else if world.roll(2) == 0 {
-            part(&mut world, at);
-        } else {
-            hurt(&mut world, at);
-        }
-        let scale = [60, 300, 900][usize::try_from(world.roll(3)).unwrap()];
-        now += 1 + world.roll(scale);
-    }
+    let now =
+        disturb(
+            &mut world,
+            |world, at| {
+                if world.roll(2) == 0 { part(world, at) } else { hurt(world, at) }
+            },
+        );
     world.cut = [false, false];
     if let Some(arbiter) = &mut world.arbiter {
         (arbiter.delay, arbiter.away, arbiter.mute) = (delay, away, mute);

@@ -48,6 +48,8 @@ pub(crate) struct Arbiter {
     pub(crate) away: [bool; 2],
     /// The request arrives, the reply does not.
     pub(crate) mute: [bool; 2],
+    /// Connections are refused: every request fails at once.
+    pub(crate) refuses: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -397,7 +399,10 @@ impl World {
 
     fn consult(&mut self, i: usize, life: u64, id: RequestId, request: Request) {
         let Some(arbiter) = &self.arbiter else { return };
-        if !arbiter.away[i] {
+        if arbiter.refuses {
+            let event = Event::Consulted(id, Reply::Failed);
+            self.at(self.now, Due::Deliver { at: i, life, event });
+        } else if !arbiter.away[i] {
             let when = self.now + arbiter.delay[i];
             self.at(when, Due::Arbiter { from: i, life, id, request });
         }
