@@ -50,6 +50,16 @@ fn test() -> Result<(), String> {
             .current_dir(guest)
             .env("CARGO_TARGET_DIR", shared))?;
     }
+    // A run of its own: it builds the simulator once for every mutant, and takes the machine.
+    run(cargo(&["test", "--release", "-p", "staffetta-sim", "--no-default-features"]).args([
+        "--features",
+        "native",
+        "--test",
+        "mutants",
+        "--",
+        "--ignored",
+        "--nocapture",
+    ]))?;
     let has_nextest = Command::new("cargo-nextest").arg("--version").output().is_ok();
     if has_nextest {
         run(&mut cargo(&["nextest", "run", "--release", "--workspace"]))
