@@ -5,22 +5,18 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{Fault, Node, Pair};
-use staffetta_tests::{ArbiterDeeds, Behaviour, Case, Serves, check, world};
-
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
-
-fn heal(pair: &Pair, _node: Node) -> Result<()> {
-    pair.lab().heal()
-}
-
-fn start(pair: &Pair, node: Node) -> Result<()> {
-    pair.start(node).map(drop)
-}
+use staffetta_tests::{
+    ArbiterDeeds, ArbiterSeat, Behaviour, Case, NO_GAP_MS, Serves, check, heal, kill, start, world,
+};
 
 /// A pair with an arbiter to which nothing happens by itself.
 fn arbitrated() -> Case {
     Case { arbiter: Some(ArbiterDeeds::default()), undo: heal, ..Case::default() }
+}
+
+fn pass(seat: &ArbiterSeat, _pair: &Pair) -> Result<()> {
+    seat.set(Behaviour::Pass);
+    Ok(())
 }
 
 fn delay(ms: u64) -> Behaviour {
@@ -30,16 +26,7 @@ fn delay(ms: u64) -> Behaviour {
 
 #[test]
 fn primary_killed() {
-    world(|| {
-        check(Case {
-            act: |pair, node| {
-                pair.lab().node(node).kill9();
-                Ok(())
-            },
-            undo: start,
-            ..arbitrated()
-        })
-    });
+    world(|| check(Case { act: kill, undo: start, ..arbitrated() }));
 }
 
 #[test]
@@ -53,15 +40,9 @@ fn standby_killed_while_the_arbiter_is_slow() {
                     std::thread::sleep(Duration::from_millis(2_500));
                     Ok(())
                 },
-                undo: |seat, _| {
-                    seat.set(Behaviour::Pass);
-                    Ok(())
-                },
+                undo: pass,
             }),
-            act: |pair, node| {
-                pair.lab().node(node.peer()).kill9();
-                Ok(())
-            },
+            act: |pair, node| kill(pair, node.peer()),
             during: Serves::Same,
             hold_ms: 6_000,
             undo: |pair, node| start(pair, node.peer()),
@@ -181,10 +162,7 @@ fn arbiter_lost() {
                     seat.set(Behaviour::BlackHole);
                     Ok(())
                 },
-                undo: |seat, _| {
-                    seat.set(Behaviour::Pass);
-                    Ok(())
-                },
+                undo: pass,
             }),
             during: Serves::Same,
             hold_ms: 6_000,
@@ -215,15 +193,9 @@ fn arbiter_refuses_and_the_primary_dies() {
                     seat.set(Behaviour::Refuse);
                     Ok(())
                 },
-                undo: |seat, _| {
-                    seat.set(Behaviour::Pass);
-                    Ok(())
-                },
+                undo: pass,
             }),
-            act: |pair, node| {
-                pair.lab().node(node).kill9();
-                Ok(())
-            },
+            act: kill,
             during: Serves::Nobody,
             hold_ms: 3_000,
             undo: |pair, node| {

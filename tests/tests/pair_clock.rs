@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair};
-use staffetta_tests::{Case, Serves, check_each, workspace, world};
+use staffetta_tests::{Case, Serves, check_each, kill, workspace, world};
 
 /// Ways to the wall clock.
 const WALL: [&str; 10] = [
@@ -114,11 +114,6 @@ fn differ(pair: &Pair) -> Result<()> {
     let back = YOUNG_S - uptime_s()?;
     pair.launch_by(Node::A, moved(back, back));
     pair.launch_by(Node::B, moved(AHEAD_S - AHEAD_S / 3, AHEAD_S));
-    Ok(())
-}
-
-fn kill(pair: &Pair, node: Node) -> Result<()> {
-    pair.lab().node(node).kill9();
     Ok(())
 }
 

@@ -2,16 +2,7 @@
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{Node, Pair, Strange};
-use staffetta_tests::{Case, Serves, check, check_each, world};
-
-fn heal(pair: &Pair, _node: Node) -> Result<()> {
-    pair.lab().heal()
-}
-
-fn kill(pair: &Pair, node: Node) -> Result<()> {
-    pair.lab().node(node).kill9();
-    Ok(())
-}
+use staffetta_tests::{Case, Serves, check, check_each, heal, kill, world};
 
 /// A word about it in the log of the node.
 fn logged(pair: &Pair, node: Node, event: &str) -> Result<()> {

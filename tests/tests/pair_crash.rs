@@ -2,14 +2,7 @@
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions};
-use staffetta_tests::{Case, Serves, check, world};
-
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
-
-fn start(pair: &Pair, node: Node) -> Result<()> {
-    pair.start(node).map(drop)
-}
+use staffetta_tests::{Case, NO_GAP_MS, Serves, check, kill, start, world};
 
 fn both(pair: &Pair, deed: fn(&Pair, Node) -> Result<()>) -> Result<()> {
     Node::BOTH.into_iter().try_for_each(|node| deed(pair, node))
@@ -21,11 +14,6 @@ fn stop(pair: &Pair, node: Node) -> Result<()> {
     ensure!(ended, "the daemon of {} did not end within {STOP_MS_MAX} ms of SIGTERM", node.name());
     let addresses = pair.lab().node(node).space().output("ip", &["address"])?;
     ensure!(!addresses.contains("10.77.0.50"), "a clean stop left the address: {addresses}");
-    Ok(())
-}
-
-fn kill(pair: &Pair, node: Node) -> Result<()> {
-    pair.lab().node(node).kill9();
     Ok(())
 }
 

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions};
-use staffetta_tests::{ArbiterDeeds, Case, Scene, Serves, arbitrated, single, world};
+use staffetta_tests::{ArbiterDeeds, Case, NO_GAP_MS, Scene, Serves, arbitrated, single, world};
 
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
 /// How long a node may take to notice that the arbiter is away, or back.
 const NOTICE_MS_MAX: u64 = 8_000;
 

@@ -3,10 +3,7 @@
 
 use anyhow::Result;
 use staffetta_lab::{Node, Pair, freezer_missing};
-use staffetta_tests::{ArbiterDeeds, Case, Serves, check_each, world};
-
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
+use staffetta_tests::{ArbiterDeeds, Case, NO_GAP_MS, Serves, check_each, world};
 
 fn thaw(pair: &Pair, node: Node) -> Result<()> {
     pair.lab().node(node).thaw();

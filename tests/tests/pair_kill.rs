@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions};
-use staffetta_tests::{Scene, single, world};
+use staffetta_tests::{NO_GAP_MS, Scene, single, world};
 
 /// Time between two points, in milliseconds; each is moved by up to half of it, by the seed.
 const STEP_MS: u64 = 35;
@@ -14,9 +14,6 @@ const SERVED_MS_MAX: u64 = 6_000;
 const SETTLE_MS_MAX: u64 = 20_000;
 /// How long a single state is watched.
 const LINGER_MS: u64 = 300;
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
-
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use staffetta_lab::{Cable, Fault, Node, Pair, PairOptions};
-use staffetta_tests::{Case, Serves, check_each, world};
-
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
+use staffetta_tests::{Case, NO_GAP_MS, Serves, check_each, world};
 
 /// The service network loses what the primary sends, the direct link what the standby sends.
 fn cross(pair: &Pair, node: Node) -> Result<()> {

@@ -1,15 +1,8 @@
 //! Networks that are cut, filtered, lossy and split.
 
-use anyhow::{Result, ensure};
-use staffetta_lab::{Fault, HEARTBEAT_PORT, Node, Pair, PairOptions};
-use staffetta_tests::{Case, Serves, check, world};
-
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
-
-fn heal(pair: &Pair, _node: Node) -> Result<()> {
-    pair.lab().heal()
-}
+use anyhow::ensure;
+use staffetta_lab::{Fault, HEARTBEAT_PORT, Node, PairOptions};
+use staffetta_tests::{Case, NO_GAP_MS, Serves, check, heal, world};
 
 #[test]
 fn primary_cut_off() {

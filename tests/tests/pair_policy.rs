@@ -4,16 +4,7 @@
 use anyhow::{Result, ensure};
 use staffetta_bundle::fixtures::HOSTILE;
 use staffetta_lab::{Node, Pair, PairOptions, SitePolicy};
-use staffetta_tests::{Case, Serves, check, world};
-
-fn kill(pair: &Pair, node: Node) -> Result<()> {
-    pair.lab().node(node).kill9();
-    Ok(())
-}
-
-fn start(pair: &Pair, node: Node) -> Result<()> {
-    pair.start(node).map(drop)
-}
+use staffetta_tests::{Case, Serves, check, kill, start, world};
 
 /// Loads the component, whose default settings say "hold", into both running daemons.
 fn load_and_kill(pair: &Pair, node: Node) -> Result<()> {

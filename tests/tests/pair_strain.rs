@@ -4,19 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use staffetta_lab::{Node, Pair};
-use staffetta_tests::{Case, Serves, check_each, world};
+use staffetta_tests::{Case, NO_GAP_MS, Serves, check_each, kill, world};
 
 /// Size of a full disk: room for compiled policies, journal and epochs.
 const DISK_KIB: u64 = 16 * 1024;
 const HOGS: usize = 4;
-/// Short enough for "no gap": less than the lease, more than the noise of a busy machine.
-const NO_GAP_MS: u64 = 250;
-
-fn kill(pair: &Pair, node: Node) -> Result<()> {
-    pair.lab().node(node).kill9();
-    Ok(())
-}
-
 fn fill(pair: &Pair) -> Result<()> {
     for node in Node::BOTH {
         let free = pair.fill_disk(node)?;

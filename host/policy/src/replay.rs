@@ -23,8 +23,6 @@ pub struct Recorded<'a> {
     pub memory: Option<&'a str>,
     /// The wall time; `null` in journals of before it was kept.
     pub wall: &'a str,
-    /// The verdict; `null` where none was given.
-    pub verdict: &'a str,
 }
 
 /// What came of deciding again.

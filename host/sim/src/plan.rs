@@ -1,7 +1,7 @@
 //! One history before it runs: who takes part, under which premise, what goes wrong, how it ends.
 
 use crate::fault::Fault;
-use staffetta_core::{Side, Span, Timing};
+use staffetta_core::{Side, Span, Timing, TimingParts};
 
 /// What is under test: the configuration of a pair.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,27 @@ pub struct Pair {
     pub references: bool,
     /// The node that the configuration prefers.
     pub preferred: Option<Side>,
+}
+
+impl Pair {
+    /// A pair with the fast profile: 50 ms beats, 300 ms lease, 10 ms links, and a reference.
+    ///
+    /// # Panics
+    /// Never: a test of the configuration holds the profile to its inequalities.
+    #[must_use]
+    pub fn fast(arbiter: Tiebreak) -> Pair {
+        let parts = TimingParts {
+            beat: Span::ms(50),
+            lease: Span::ms(300),
+            delay: Span::ms(10),
+            slack: Span::ms(20),
+            policy_deadline: Span::ms(40),
+            join_timeout: Span::ms(10_000),
+            stop_budget: Span::ms(3_000),
+        };
+        let timing = Timing::new(parts).expect("the fast profile satisfies the inequalities");
+        Pair { timing, lifetime_slack: Span::ms(1_400), arbiter, references: true, preferred: None }
+    }
 }
 
 /// Which histories have an arbiter.

@@ -2,25 +2,10 @@
 
 #![cfg(feature = "native")]
 
-use staffetta_core::{Span, Timing, TimingParts};
 use staffetta_sim::{
     History, Native, Pair, Policies, Tally, Tiebreak, draw, quietly, run_twice, scenario,
 };
 use std::path::Path;
-
-fn pair(arbiter: Tiebreak) -> Pair {
-    let parts = TimingParts {
-        beat: Span::ms(50),
-        lease: Span::ms(300),
-        delay: Span::ms(10),
-        slack: Span::ms(20),
-        policy_deadline: Span::ms(40),
-        join_timeout: Span::ms(10_000),
-        stop_budget: Span::ms(3_000),
-    };
-    let timing = Timing::new(parts).expect("the fast profile satisfies the inequalities");
-    Pair { timing, lifetime_slack: Span::ms(1_400), arbiter, references: true, preferred: None }
-}
 
 /// What is wrong with a history, or nothing.
 fn trouble(pair: &Pair, plan: &History, policies: &mut dyn Policies) -> Option<String> {
@@ -49,7 +34,7 @@ fn seeds_that_failed_once_hold() {
             other => panic!("{line}: {other:?} is neither never nor always"),
         };
         assert!(words.next().is_some(), "{line}: says what it was");
-        let pair = pair(arbiter);
+        let pair = Pair::fast(arbiter);
         let found = quietly(|| trouble(&pair, &draw(&pair, seed), &mut Native::default()));
         failed.extend(found.map(|text| format!("seed {seed}: {text}")));
     }
@@ -71,7 +56,7 @@ fn scenarios_hold_and_are_what_they_say() {
         let plan = scenario::read(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         let again = scenario::read(&scenario::write(&plan, "")).expect("what is written is read");
         assert_eq!(plan, again, "{name}");
-        let pair = pair(Tiebreak::Both);
+        let pair = Pair::fast(Tiebreak::Both);
         let found = quietly(|| trouble(&pair, &plan, &mut Native::default()));
         failed.extend(found.map(|text| format!("{name}: {text}")));
     }
@@ -82,7 +67,7 @@ fn scenarios_hold_and_are_what_they_say() {
 #[test]
 fn a_scenario_file_replays_its_seed() {
     for seed in 1..60 {
-        let pair = pair(Tiebreak::Both);
+        let pair = Pair::fast(Tiebreak::Both);
         let plan = draw(&pair, seed);
         let written = scenario::write(&plan, "a comment");
         assert_eq!(scenario::read(&written).as_ref(), Ok(&plan), "seed {seed}\n{written}");
@@ -112,7 +97,7 @@ fn words_that_a_scenario_does_not_know_are_named() {
 /// Every seed of a stretch is run twice, and holds.
 fn hold(seeds: std::ops::RangeInclusive<u64>, policies: &mut dyn Policies) {
     let mut tally = Tally::default();
-    let pair = pair(Tiebreak::Both);
+    let pair = Pair::fast(Tiebreak::Both);
     let count = seeds.clone().count() as u64;
     quietly(|| {
         for seed in seeds {
@@ -141,7 +126,7 @@ fn a_stretch_of_seeds_holds_with_components() {
 #[test]
 fn components_and_plain_rust_give_the_same_histories() {
     let mut components = staffetta_sim::Components::new(None, "{}").expect("the policies load");
-    let pair = pair(Tiebreak::Both);
+    let pair = Pair::fast(Tiebreak::Both);
     for seed in 1..=40 {
         let plan = draw(&pair, seed);
         let sandboxed = staffetta_sim::run(&pair, &plan, &mut components, false);

@@ -54,13 +54,11 @@ fn one(
     settings: Option<&str>,
     tally: &mut Tally,
 ) -> Result<(), Failure> {
-    let kind = Kind::from_name(&record.first.kind);
-    let Some(policy) = kind.map(|kind| shelf.policy(kind, &record.first.digest)).transpose()?
-    else {
-        tally.unknown_policy += record.count;
-        return Ok(());
+    let policy = match Kind::from_name(&record.first.kind) {
+        Some(kind) => shelf.policy(kind, &record.first.digest)?,
+        None => None,
     };
-    let Some((kind, policy)) = kind.zip(policy) else {
+    let Some(policy) = policy else {
         tally.unknown_policy += record.count;
         return Ok(());
     };
@@ -72,7 +70,7 @@ fn one(
             let was: Value = serde_json::from_str(&record.first.verdict).unwrap_or(Value::Null);
             if again.verdict == was {
                 tally.equal += record.count;
-            } else if again.decided == decided(kind, &was) {
+            } else if again.decided == decided(policy.kind(), &was) {
                 tally.in_other_words += record.count;
             } else {
                 let (now, reason) = (again.decided, again.reason);
@@ -90,7 +88,6 @@ fn recorded<'a>(record: &'a StoredDecision, settings: Option<&'a str>) -> Record
         settings: settings.unwrap_or(&first.settings),
         memory: first.memory.as_deref(),
         wall: &first.wall,
-        verdict: &first.verdict,
     }
 }
 
@@ -179,7 +176,6 @@ struct Shelf {
     engine: Engine,
     config: Option<Config>,
     named: bool,
-    settings: Option<String>,
     loaded: Vec<Policy>,
 }
 
@@ -192,14 +188,12 @@ impl Shelf {
         let engine = Engine::new(Limits::default()).map_err(Failure::of)?;
         // A journal can be looked at on a machine that has no configuration.
         let config = context.load().ok();
-        let named_policy = named.is_some();
-        let mut shelf = Shelf { engine, config, named: named_policy, settings, loaded: Vec::new() };
+        let mut shelf = Shelf { engine, config, named: named.is_some(), loaded: Vec::new() };
         if let Some(file) = named {
             let component = std::fs::read(file).map_err(|error| {
                 Failure::Usage(format!("cannot read the policy {}: {error}", file.display()))
             })?;
             let kind = cli::kinds(&component).map_err(Failure::of)?.into_iter().next();
-            let settings = shelf.settings.clone();
             let loaded = shelf.load(kind.unwrap_or(Kind::Failover), &component, settings);
             shelf.loaded.push(loaded.map_err(|error| {
                 Failure::Failed(anyhow::anyhow!("{}: {error}", file.display()))
@@ -236,22 +230,15 @@ impl Shelf {
     }
 
     fn candidates(&self, kind: Kind) -> Vec<Vec<u8>> {
-        let (built_in, section) = match kind {
-            Kind::Failover => {
-                (staffetta_bundle::FAILOVER, self.config.as_ref().map(|c| &c.policies.failover))
-            }
-            Kind::License => {
-                (staffetta_bundle::LICENSE, self.config.as_ref().map(|c| &c.policies.license))
-            }
-            Kind::SplitBrain => (
-                staffetta_bundle::SPLIT_BRAIN,
-                self.config.as_ref().map(|c| &c.policies.split_brain),
-            ),
-        };
+        let section =
+            self.config.as_ref().map(|config| crate::shell::section(&config.policies, kind));
         let site = section.and_then(|section| section.file.as_ref());
         // A file that is gone cannot be the one.
         let site = site.and_then(|file| std::fs::read(file).ok());
-        [Some(built_in.to_vec()), site].into_iter().flatten().collect()
+        [Some(crate::shell::built_in_component(kind).to_vec()), site]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 

@@ -3,10 +3,10 @@
 
 use super::flags::SimulateFlags;
 use super::{Context, Failure, Outcome, say};
-use crate::config::{Config, TimingProfile, defaults};
+use crate::config::{Config, TimingConfig, TimingProfile, defaults};
 use anyhow::Context as _;
 use serde_json::json;
-use staffetta_core::{Side, Span, Timing, TimingParts};
+use staffetta_core::{Side, Span, Timing};
 use staffetta_sim::{Components, History, Pair, Tally, Tiebreak, percentile, scenario};
 use std::path::{Path, PathBuf};
 
@@ -34,9 +34,9 @@ fn configuration(context: &Context) -> Result<Option<Config>, Failure> {
 
 fn pair(config: Option<&Config>, profile: Option<TimingProfile>) -> Result<Pair, Failure> {
     let parts = match (config, profile) {
-        (_, Some(profile)) => profile_parts(profile),
+        (_, Some(profile)) => TimingConfig::profile_parts(profile),
         (Some(config), None) => *config.timing.parts(),
-        (None, None) => profile_parts(defaults::PROFILE),
+        (None, None) => TimingConfig::profile_parts(defaults::PROFILE),
     };
     let timing = Timing::new(parts).map_err(|error| Failure::Usage(error.to_string()))?;
     let arbiter = match config.map(|config| config.arbiter.is_some()) {
@@ -59,19 +59,6 @@ fn pair(config: Option<&Config>, profile: Option<TimingProfile>) -> Result<Pair,
         references: config.is_none_or(|config| !config.references.is_empty()),
         preferred,
     })
-}
-
-fn profile_parts(profile: TimingProfile) -> TimingParts {
-    let (beat, lease, delay) = defaults::profile_ms(profile);
-    TimingParts {
-        beat: Span::ms(beat),
-        lease: Span::ms(lease),
-        delay: Span::ms(delay),
-        slack: Span::ms(defaults::profile_slack_ms(profile)),
-        policy_deadline: Span::ms(defaults::POLICY_DEADLINE_MS),
-        join_timeout: Span::ms(defaults::JOIN_TIMEOUT_MS),
-        stop_budget: Span::ms(defaults::STOP_BUDGET_MS.max(lease)),
-    }
 }
 
 /// The policy named on the command line, else the configured one, else the built-in one; each with

@@ -55,12 +55,28 @@ impl TimingConfig {
         &self.parts
     }
 
+    /// The times of a profile, with every default.
+    #[must_use]
+    pub fn profile_parts(profile: TimingProfile) -> TimingParts {
+        let (beat, lease, delay) = defaults::profile_ms(profile);
+        let lease = Span::ms(lease);
+        TimingParts {
+            beat: Span::ms(beat),
+            lease,
+            delay: Span::ms(delay),
+            slack: Span::ms(defaults::profile_slack_ms(profile)),
+            policy_deadline: Span::ms(defaults::POLICY_DEADLINE_MS),
+            join_timeout: Span::ms(defaults::JOIN_TIMEOUT_MS),
+            stop_budget: stop_budget(lease),
+        }
+    }
+
     pub(super) fn parse(raw: &RawTiming, source: Source<'_>) -> Result<TimingConfig, ConfigError> {
         let profile = raw.profile.as_ref().map_or(defaults::PROFILE, |p| *p.get_ref());
-        let (beat, lease, delay) = defaults::profile_ms(profile);
+        let base = TimingConfig::profile_parts(profile);
         let line = |span: Option<std::ops::Range<usize>>| span.map(|span| source.line(span.start));
-        let ms = |key: &str, value: &Option<toml::Spanned<u64>>, default: u64| match value {
-            None => Ok(Span::ms(default)),
+        let ms = |key: &str, value: &Option<toml::Spanned<u64>>, default: Span| match value {
+            None => Ok(default),
             Some(given) if *given.get_ref() <= defaults::TIME_MS_MAX => {
                 Ok(Span::ms(*given.get_ref()))
             }
@@ -69,20 +85,19 @@ impl TimingConfig {
                 format!("{key} is in milliseconds: write at most {}", defaults::TIME_MS_MAX),
             )),
         };
-        let lease = ms("lease_ms", &raw.lease_ms, lease)?;
-        let stop_default = defaults::STOP_BUDGET_MS.max(lease.as_ms());
+        let lease = ms("lease_ms", &raw.lease_ms, base.lease)?;
         let parts = TimingParts {
-            beat: ms("beat_ms", &raw.beat_ms, beat)?,
+            beat: ms("beat_ms", &raw.beat_ms, base.beat)?,
             lease,
-            delay: ms("link_delay_ms_max", &raw.link_delay_ms_max, delay)?,
-            slack: Span::ms(defaults::profile_slack_ms(profile)),
+            delay: ms("link_delay_ms_max", &raw.link_delay_ms_max, base.delay)?,
+            slack: base.slack,
             policy_deadline: ms(
                 "policy_deadline_ms",
                 &raw.policy_deadline_ms,
-                defaults::POLICY_DEADLINE_MS,
+                base.policy_deadline,
             )?,
-            join_timeout: ms("join_timeout_ms", &raw.join_timeout_ms, defaults::JOIN_TIMEOUT_MS)?,
-            stop_budget: ms("stop_budget_ms", &raw.stop_budget_ms, stop_default)?,
+            join_timeout: ms("join_timeout_ms", &raw.join_timeout_ms, base.join_timeout)?,
+            stop_budget: ms("stop_budget_ms", &raw.stop_budget_ms, stop_budget(lease))?,
         };
         let lines = Lines {
             profile: line(raw.profile.as_ref().map(toml::Spanned::span)),
@@ -114,6 +129,11 @@ impl TimingConfig {
             None => format!(" (it comes from profile \"{}\" or a default)", self.profile.as_str()),
         }
     }
+}
+
+/// The default stop budget; never less than the lease.
+fn stop_budget(lease: Span) -> Span {
+    Span::ms(defaults::STOP_BUDGET_MS).max(lease)
 }
 
 impl Lines {

@@ -197,6 +197,11 @@ fn realtime(found: &mut Findings) {
     }
 }
 
+/// The kernel knows the wall clock to be right.
+pub(crate) fn clock_is_synchronized() -> bool {
+    system::clock().is_some_and(|clock| clock.synchronized)
+}
+
 fn clock(found: &mut Findings) {
     let Some(clock) = system::clock() else {
         return found.warn("clock", "its state cannot be read", "allow adjtimex(2)");

@@ -31,6 +31,7 @@ use self::disk::EpochFile;
 use self::inbox::{Inbox, Mail, Outbox};
 use self::licensing::{Judged, Judgment, Licensing};
 use self::policies::Loader;
+pub(crate) use self::policies::{built_in_component, section};
 use self::publish::Publisher;
 use self::report::Reporter;
 use self::snapshot::Board;

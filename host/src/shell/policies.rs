@@ -33,6 +33,24 @@ pub(crate) enum PolicyFileError {
     Load { path: PathBuf, error: LoadError },
 }
 
+/// What a configuration says about policies of a kind.
+pub(crate) fn section(policies: &PoliciesConfig, kind: Kind) -> &PolicyConfig {
+    match kind {
+        Kind::Failover => &policies.failover,
+        Kind::License => &policies.license,
+        Kind::SplitBrain => &policies.split_brain,
+    }
+}
+
+/// The embedded policy of a kind.
+pub(crate) fn built_in_component(kind: Kind) -> &'static [u8] {
+    match kind {
+        Kind::Failover => staffetta_bundle::FAILOVER,
+        Kind::License => staffetta_bundle::LICENSE,
+        Kind::SplitBrain => staffetta_bundle::SPLIT_BRAIN,
+    }
+}
+
 impl Loader {
     pub(crate) fn new(config: &Config, engine: Engine) -> Loader {
         Loader {
@@ -50,21 +68,13 @@ impl Loader {
 
     /// What the configuration says about policies of this kind.
     pub(crate) fn section(&self, kind: Kind) -> &PolicyConfig {
-        match kind {
-            Kind::Failover => &self.configured.failover,
-            Kind::License => &self.configured.license,
-            Kind::SplitBrain => &self.configured.split_brain,
-        }
+        section(&self.configured, kind)
     }
 
     /// The embedded policy of a kind. It runs with the site's settings only where no site policy is
     /// configured.
     pub(crate) fn built_in(&self, kind: Kind) -> Result<Arc<Policy>, LoadError> {
-        let component = match kind {
-            Kind::Failover => staffetta_bundle::FAILOVER,
-            Kind::License => staffetta_bundle::LICENSE,
-            Kind::SplitBrain => staffetta_bundle::SPLIT_BRAIN,
-        };
+        let component = built_in_component(kind);
         let section = self.section(kind);
         let settings = if section.file.is_some() { None } else { Some(&section.settings) };
         let settings = self.settings(kind, settings);

@@ -139,16 +139,8 @@ pub(crate) fn wall() -> Wall {
         utc_offset_min: i16::try_from(now.offset().seconds() / 60).unwrap_or(0),
         weekday: u8::try_from(now.weekday().to_monday_one_offset()).unwrap_or(1),
         minute_of_day: u16::try_from(minute).unwrap_or(0),
-        trusted: synchronised(),
+        trusted: crate::doctor::clock_is_synchronized(),
     }
-}
-
-fn synchronised() -> bool {
-    // SAFETY: an all-zero `timex` asks and changes nothing.
-    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: `timex` is valid for the call.
-    let state = unsafe { libc::adjtimex(&mut timex) };
-    state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
 }
 
 fn ms(span: Span) -> u32 {

@@ -6,7 +6,7 @@ use super::Node;
 use crate::effect::{Alarm, Effect, Why};
 use crate::event::{Order, Refusal};
 use crate::register::{ArbiterView, Register, Reply, Request, RequestId, Stamp, Standing};
-use crate::state::{Next, Reign, State};
+use crate::state::{Reign, State};
 use crate::time::{Mono, Span};
 use crate::timing::promise;
 use alloc::vec::Vec;
@@ -34,6 +34,12 @@ struct Known {
     heard: Mono,
     /// Nothing has happened since that may have changed it.
     sure: bool,
+}
+
+impl Known {
+    fn since(now: Mono, register: Option<Register>) -> Known {
+        Known { register, since: now, heard: now, sure: true }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,9 +112,7 @@ impl Arbiter {
                 known.sure = true;
             }
             Some(known) if sent < known.heard => known.sure = false,
-            Some(_) | None => {
-                self.known = Some(Known { register, since: now, heard: now, sure: true });
-            }
+            Some(_) | None => self.known = Some(Known::since(now, register)),
         }
     }
 
@@ -161,8 +165,7 @@ impl Node {
                     // Those before it were made, or it could not have been.
                     arbiter.swaps.drain(..=at);
                     arbiter.took(swap.sent, now);
-                    let register = Some(swap.to);
-                    arbiter.known = Some(Known { register, since: now, heard: now, sure: true });
+                    arbiter.known = Some(Known::since(now, Some(swap.to)));
                     self.swapped(&swap, fx);
                 }
                 Reply::Holds(register) => {
@@ -301,21 +304,9 @@ impl Node {
         swaps || reads
     }
 
-    /// A primary below the register's epoch would be refused by nobody and believed by nobody: it
-    /// moves above (R11).
+    /// Whoever writes the register writes an epoch that is not below the one it holds.
     fn above_register(&mut self) -> bool {
-        let own = self.want.highest;
-        let side = self.options.side;
-        let Some(register) = self.register() else { return false };
-        let State::Primary(reign) = &mut self.state else { return false };
-        let target = reign.next.map_or(reign.epoch, |next| next.epoch);
-        if register.epoch <= target {
-            return false;
-        }
-        let epoch = own.max(register.epoch).next_of(side);
-        reign.next = Some(Next { epoch, alone: false });
-        self.want.highest = epoch;
-        true
+        self.register().is_some_and(|register| self.move_above(register.epoch))
     }
 
     pub(super) fn register(&self) -> Option<Register> {
@@ -328,7 +319,7 @@ impl Node {
         match &self.state {
             State::Primary(reign) if reign.next.is_some() => None,
             State::Primary(reign) if reign.alone => {
-                let again = arbiter.alone_sent + Span(self.timing().parts().lease.0 / 3);
+                let again = arbiter.alone_sent + self.third();
                 let carried = reign.own_until > self.now && self.register_is(reign.epoch, true);
                 let under_way = arbiter.swaps.last().is_some_and(|swap| swap.to.alone);
                 let from = if carried || under_way { again } else { Mono::ZERO };
@@ -349,7 +340,7 @@ impl Node {
                 let from = if arbiter.swaps.is_empty() {
                     Mono::ZERO
                 } else {
-                    arbiter.alone_sent + Span(self.timing().parts().lease.0 / 3)
+                    arbiter.alone_sent + self.third()
                 };
                 Some(Wish { epoch: *epoch, alone: true, from })
             }
@@ -474,17 +465,21 @@ impl Node {
         if looked < silent_from {
             return silent_from;
         }
-        looked + Span(self.timing().parts().lease.0 / 3)
+        looked + self.third()
     }
 
     /// How long to leave an arbiter alone that failed: a lease that runs out does not wait.
     fn rest(&self) -> Span {
-        let third = Span(self.timing().parts().lease.0 / 3);
         match self.wish() {
             Some(wish) if wish.alone => self.timing().dense_beat(),
-            Some(_) | None if self.state.idle() && self.silent() => third,
+            Some(_) | None if self.state.idle() && self.silent() => self.third(),
             Some(_) | None => self.poll(),
         }
+    }
+
+    /// Renewals leave at every third of a lease; whoever waits for the end of one looks as often.
+    fn third(&self) -> Span {
+        Span(self.timing().parts().lease.0 / 3)
     }
 
     fn poll(&self) -> Span {

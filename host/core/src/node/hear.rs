@@ -94,32 +94,24 @@ impl Node {
 
     /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it.
     fn hear_highest(&mut self, beat: &Beat) {
+        if !matches!(beat.claim, Claim::Primary(_)) {
+            self.move_above(beat.highest);
+        }
+    }
+
+    /// A primary below `epoch` makes a higher one of its own durable; true when it begins to.
+    pub(super) fn move_above(&mut self, epoch: Epoch) -> bool {
         let own = self.want.highest;
-        let side = self.options.side;
-        if matches!(beat.claim, Claim::Primary(_)) {
-            return;
+        let State::Primary(reign) = &mut self.state else { return false };
+        let (target, alone) =
+            reign.next.map_or((reign.epoch, false), |next| (next.epoch, next.alone));
+        if epoch <= target {
+            return false;
         }
-        match &mut self.state {
-            State::Primary(reign) => {
-                let target = reign.next.map_or(reign.epoch, |next| next.epoch);
-                if beat.highest > target {
-                    let epoch = own.max(beat.highest).next_of(side);
-                    let alone = reign.next.is_some_and(|next| next.alone);
-                    reign.next = Some(Next { epoch, alone });
-                    self.want.highest = epoch;
-                }
-            }
-            State::Joining
-            | State::Standby
-            | State::Electing { .. }
-            | State::Claiming { .. }
-            | State::Accepting { .. }
-            | State::Draining { .. }
-            | State::Closing(_)
-            | State::HandedOver { .. }
-            | State::Fenced(_)
-            | State::Stopped => {}
-        }
+        let epoch = own.max(epoch).next_of(self.options.side);
+        reign.next = Some(Next { epoch, alone });
+        self.want.highest = epoch;
+        true
     }
 
     /// R2, R14: what a claim of the peer does to this node.

@@ -5,7 +5,6 @@
 //! staffetta-sim --trace SEED
 //! ```
 
-use staffetta_core::{Span, Timing, TimingParts};
 use staffetta_sim::{
     Native, Pair, Rule, Tally, Tiebreak, draw, percentile, quietly, run, scenario, shrink,
 };
@@ -37,26 +36,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    let pair = pair(arbiter);
+    let pair = Pair::fast(arbiter);
     quietly(|| match trace {
         Some(seed) => show(&pair, seed),
         None => many(&pair, first..first + seeds, stop, once),
     })
-}
-
-/// The fast profile: 50 ms beats, 300 ms lease, 10 ms links.
-fn pair(arbiter: Tiebreak) -> Pair {
-    let parts = TimingParts {
-        beat: Span::ms(50),
-        lease: Span::ms(300),
-        delay: Span::ms(10),
-        slack: Span::ms(20),
-        policy_deadline: Span::ms(40),
-        join_timeout: Span::ms(10_000),
-        stop_budget: Span::ms(3_000),
-    };
-    let timing = Timing::new(parts).expect("the fast profile satisfies the inequalities");
-    Pair { timing, lifetime_slack: Span::ms(1_400), arbiter, references: true, preferred: None }
 }
 
 fn show(pair: &Pair, seed: u64) -> ExitCode {
