@@ -257,11 +257,12 @@ impl Node {
             fx.push(Effect::Note(Note::Stall(late)));
         }
         self.expire(stalled, fx);
-        if late > self.slack.scaled(1, 4)
+        if late > self.slack.scaled(1, 2)
             && let Some(reign) = self.state.reign()
         {
             // The kernel's timers stand still while the machine sleeps: the gate is armed anew, or
-            // it would stay open beyond the lease for as long as the sleep lasted.
+            // it would stay open beyond the lease for as long as the sleep lasted. Half of the
+            // slack absorbs shorter ones.
             fx.push(Effect::Renew { until: reign.until() });
         }
     }

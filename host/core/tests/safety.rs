@@ -411,3 +411,16 @@ fn a_grant_owed_to_a_former_life_is_void() {
     one.run(200);
     assert_eq!(one.said.unwrap().echo.unwrap().granted, Epoch::NONE);
 }
+
+#[test]
+fn a_late_wake_up_arms_the_gate_anew() {
+    // Half of the slack absorbs what is shorter.
+    for (late_ms, armed) in [(9, false), (11, true), (40, true)] {
+        let mut one = One::primary();
+        one.done.clear();
+        one.now = one.node.deadline().unwrap() + Span::ms(late_ms);
+        one.step(Event::Tick);
+        let renews = one.done.iter().any(|effect| matches!(effect, Effect::Renew { .. }));
+        assert_eq!(renews, armed, "{late_ms} ms late: {:?}", one.done);
+    }
+}

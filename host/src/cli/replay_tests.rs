@@ -139,11 +139,4 @@ fn what_is_not_there_is_named() {
         let error = read("notes.txt", bytes);
         assert!(error.contains("notes.txt is not a journal of Staffetta"), "{error}");
     }
-    let old = dir.path().join("old.db");
-    Journal::open(&old, CAP).unwrap().close(Duration::from_secs(20));
-    let db = rusqlite::Connection::open(&old).unwrap();
-    db.execute_batch("PRAGMA user_version = 1; PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
-    drop(db);
-    let error = read("older.db", &std::fs::read(&old).unwrap());
-    assert!(error.contains("is a journal of layout 1, this version reads 2"), "{error}");
 }

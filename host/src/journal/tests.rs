@@ -39,6 +39,8 @@ fn a_journal_of_the_first_layout_goes_on() {
     let db = rusqlite::Connection::open(&file).unwrap();
     db.execute_batch("ALTER TABLE decisions DROP COLUMN wall; PRAGMA user_version = 1;").unwrap();
     drop(db);
+    let error = read_decisions(&file, 10).unwrap_err().to_string();
+    assert!(error.contains("is a journal of layout 1, this version reads 2"), "{error}");
     let journal = Journal::open(&file, CAP).unwrap();
     journal.handle().decision(DecisionRecord { wall: "{}".into(), ..decision("after", 2) });
     journal.close(PATIENCE);

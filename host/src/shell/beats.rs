@@ -21,7 +21,7 @@ use super::report::{Report, Reporter};
 use super::snapshot::{Board, Snapshot};
 use crate::link::{About, Links, Received};
 use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, PersistId, Reply, Span};
-use staffetta_vip::{GateClass, Kernel, KernelEvent, Mac, Renewal};
+use staffetta_vip::{GateClass, Kernel, KernelEvent, Mac, Renewal, can_be_claimed};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::mpsc;
@@ -496,8 +496,10 @@ impl Beats {
         match result {
             Ok(Renewal::Renewed) => self.gate_fault = None,
             // The kernel's timer was first by a tick, or someone removed the element: the lease is
-            // live, so claim anew.
-            Ok(Renewal::Lost) => self.claim(until),
+            // live, so claim anew. With too little of it left the gate stays closed until the next
+            // grant: that is no refusal of the kernel.
+            Ok(Renewal::Lost) if can_be_claimed(duration(until.since(now))) => self.claim(until),
+            Ok(Renewal::Lost) => {}
             Err(error) => {
                 let text = error.to_string();
                 if self.gate_fault.as_ref() != Some(&text) {

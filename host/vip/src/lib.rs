@@ -111,6 +111,12 @@ pub struct Options {
     pub force_class: Option<GateClass>,
 }
 
+/// Whether so much of a lease is worth claiming: less cannot be handed to a kernel timer.
+#[must_use]
+pub fn can_be_claimed(remaining: std::time::Duration) -> bool {
+    clock::kernel_timeout(remaining).is_some()
+}
+
 /// Outcome of [`Kernel::renew`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
