@@ -18,7 +18,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("netlink_packet_netfilter", &["host/vip/"]),
     ("netlink_packet_route", &["host/vip/"]),
     ("netlink_sys", &["host/vip/"]),
-    ("rusqlite", &["host/src/journal"]),
+    ("rusqlite", &["host/db/", "host/src/journal"]),
     ("wit_bindgen", &["sdk/"]),
     ("tokio_rustls", &["host/arbiter/"]),
 ];

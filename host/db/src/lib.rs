@@ -1,0 +1,13 @@
+//! SQLite databases, followed on the primary and applied on the standby.
+//!
+//! Promises: applications stay unmodified; the standby's copy is at every instant some whole
+//! transaction of the primary's, readers never see anything else; what cannot be proved to be part
+//! of the primary's history is archived before a page of it is overwritten. Refuses: to write
+//! anything of its own into a user's database, to stop for a lost trail, and to know who is
+//! primary: it is told.
+
+mod attach;
+mod index;
+mod lock;
+
+pub use attach::{AttachError, Attached};
