@@ -7,7 +7,23 @@
 //! primary: it is told.
 
 mod attach;
+mod changes;
+mod checkpoint;
+mod follow;
+mod frames;
+mod hash;
 mod index;
 mod lock;
+mod snapshot;
+mod tend;
+mod trail;
 
 pub use attach::{AttachError, Attached};
+pub use changes::Changes;
+pub use follow::Follower;
+#[doc(hidden)]
+pub use follow::Guard;
+pub use hash::page_hash;
+pub use snapshot::{Snapshot, lock_page};
+pub use tend::CHECKPOINT_FRAMES;
+pub use trail::{CaptureError, Counters, Drained, LostTrail, Trail};
