@@ -181,15 +181,18 @@ impl Dialer {
 
     /// Dials from now on: this node is the standby.
     pub fn resume(&self) {
-        self.shared.is_paused.store(false, Ordering::Release);
-        self.shared.signal.raise();
+        // Only a change wakes the thread: an attempt under way would be given up.
+        if self.shared.is_paused.swap(false, Ordering::AcqRel) {
+            self.shared.signal.raise();
+        }
     }
 
     /// Dials no more, and gives up an attempt under way. A stream that was handed over is its
     /// owner's to drop; one that waits in the channel may still come out of it.
     pub fn pause(&self) {
-        self.shared.is_paused.store(true, Ordering::Release);
-        self.shared.signal.raise();
+        if !self.shared.is_paused.swap(true, Ordering::AcqRel) {
+            self.shared.signal.raise();
+        }
     }
 
     /// Whether a stream that was handed over is still in use.

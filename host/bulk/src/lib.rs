@@ -82,3 +82,6 @@ const _: () = assert!(BACKOFF_MS_MIN < BACKOFF_MS_MAX);
 const _: () = assert!(KEEPALIVE_S * 1_000 < SILENCE_MS_MAX);
 // A node that redials while its old streams have not yet been noticed dead must find room.
 const _: () = assert!(STREAMS_MAX as u64 >= 2 * SILENCE_MS_MAX / BACKOFF_MS_MAX);
+
+#[cfg(test)]
+mod tests;

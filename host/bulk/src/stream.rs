@@ -333,25 +333,19 @@ impl Stream {
         self.arrived.compact();
         while !bytes.is_empty() {
             self.tls.read_tls(&mut bytes).map_err(BulkError::tls)?;
-            let state = match self.tls.process_new_packets() {
-                Ok(state) => state,
+            let state = self.tls.process_new_packets();
+            // Records before a bad one count.
+            self.unpack();
+            match state {
+                Ok(state) if state.peer_has_closed() => {
+                    return Err(BulkError::ended("the peer closed it"));
+                }
+                Ok(_) => {}
                 Err(error) => {
                     // The peer learns why from the alert, if it still can be told.
                     let _ = self.write();
                     return Err(tls_error(&error, self.agreement.is_some()));
                 }
-            };
-            let mut left = state.plaintext_bytes_to_read();
-            while left > 0 {
-                let mut reader = self.tls.reader();
-                let chunk = reader.fill_buf().map_err(BulkError::tls)?;
-                self.arrived.bytes.extend_from_slice(chunk);
-                let taken = chunk.len();
-                reader.consume(taken);
-                left -= taken;
-            }
-            if state.peer_has_closed() {
-                return Err(BulkError::ended("the peer closed it"));
             }
         }
         // Handshakes and changed keys have an answer.
@@ -359,6 +353,19 @@ impl Stream {
             self.write().map_err(BulkError::ended)?;
         }
         Ok(())
+    }
+
+    /// Takes the plaintext out of the session.
+    fn unpack(&mut self) {
+        let mut reader = self.tls.reader();
+        // Without any it says that it would block, or that the peer has closed.
+        while let Ok(chunk) = reader.fill_buf()
+            && !chunk.is_empty()
+        {
+            self.arrived.bytes.extend_from_slice(chunk);
+            let taken = chunk.len();
+            reader.consume(taken);
+        }
     }
 
     /// The first reason stays.
@@ -471,3 +478,7 @@ impl Write for Kernel<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;
