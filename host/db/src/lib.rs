@@ -6,8 +6,20 @@
 //! anything of its own into a user's database, to stop for a lost trail, and to know who is
 //! primary: it is told.
 
+mod apply;
 mod attach;
+mod fence;
+mod hash;
 mod index;
 mod lock;
+mod scan;
+mod table;
 
+pub use apply::{
+    ApplyError, Checkpoint, CheckpointKind, CreateError, Durability, Owner, Replica, create,
+};
 pub use attach::{AttachError, Attached};
+pub use fence::{Fence, FenceError};
+pub use hash::{is_page_size, lock_page, page_hash};
+pub use scan::{Scan, ScanError, Scanned};
+pub use table::{GROUP_PAGES, Table};
