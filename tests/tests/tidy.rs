@@ -21,6 +21,7 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("rusqlite", &["host/db/", "host/src/journal"]),
     ("wit_bindgen", &["sdk/"]),
     ("tokio_rustls", &["host/arbiter/"]),
+    ("rustls", &["host/bulk/", "host/arbiter/"]),
 ];
 
 /// Derives by which the SDK's types are the same on both sides of the sandbox, behind a feature
@@ -38,6 +39,20 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("host/vip/", &["staffetta_core", "staffetta_policy", "staffetta_lab"]),
     ("host/lab/", &["staffetta_core", "staffetta_policy", "staffetta_vip"]),
     ("host/arbiter/", &["staffetta_policy", "staffetta_vip", "staffetta_lab", "staffetta_bundle"]),
+    (
+        "host/bulk/",
+        &[
+            "staffetta",
+            "staffetta_core",
+            "staffetta_policy",
+            "staffetta_vip",
+            "staffetta_lab",
+            "staffetta_arbiter",
+            "staffetta_situation",
+            "staffetta_sdk",
+            "staffetta_bundle",
+        ],
+    ),
     ("host/sim/", &["staffetta_vip", "staffetta_lab", "staffetta_arbiter"]),
     (
         "host/situation/",

@@ -18,13 +18,15 @@ mod error;
 mod writer;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::attach::Attached;
 use crate::fence::Fence;
-use crate::hash::{HEADER_BYTES, lock_page, page_hash};
+use crate::hash::{HEADER_BYTES, page_hash};
 use crate::index::{self, Seen};
 use crate::scan::{Scan, Scanned};
+use crate::snapshot::lock_page;
 use crate::table::Table;
 
 pub use checkpoint::{Checkpoint, CheckpointKind};
@@ -73,7 +75,7 @@ struct Transaction {
 pub struct Replica {
     /// First in the struct: closed before the descriptors that [`Attached`] keeps.
     writer: Writer,
-    attached: Attached,
+    attached: Rc<Attached>,
     fence: Fence,
     phase: Phase,
     table: Option<Table>,
@@ -93,7 +95,7 @@ impl Replica {
     ///
     /// # Errors
     /// When an application does not end its transaction within 10 s, or SQLite refuses.
-    pub fn open(attached: Attached, durability: Durability) -> Result<Replica, ApplyError> {
+    pub fn open(attached: Rc<Attached>, durability: Durability) -> Result<Replica, ApplyError> {
         let fence = Fence::take(&attached, FENCE_WAIT)?;
         Replica::under(attached, fence, durability)
     }
@@ -103,7 +105,7 @@ impl Replica {
     /// # Errors
     /// When SQLite refuses.
     pub fn under(
-        attached: Attached,
+        attached: Rc<Attached>,
         fence: Fence,
         durability: Durability,
     ) -> Result<Replica, ApplyError> {
@@ -274,16 +276,21 @@ impl Replica {
         table.set(number, hash);
     }
 
-    /// Makes the transaction visible, when the database then has this sum.
+    /// Makes the transaction visible, when the database then has this sum, and as many pages as it
+    /// was begun with.
     ///
     /// # Errors
     /// [`ApplyError::Sum`] when it has not, [`ApplyError::DiskFull`], or what SQLite answers; the
     /// transaction is undone.
-    pub fn commit(&mut self, expected: u128) -> Result<(), ApplyError> {
+    pub fn commit(&mut self, expected: u128, pages_total: u32) -> Result<(), ApplyError> {
         let Phase::Open(transaction) = self.phase else {
             return Err(self.order("a commit came outside of a transaction"));
         };
-        let done = self.finish(transaction, expected);
+        let done = if pages_total == transaction.pages_total {
+            self.finish(transaction, expected)
+        } else {
+            Err(ApplyError::PageCount { path: self.path(), pages_total })
+        };
         self.or_rollback(done)?;
         self.phase = Phase::Idle;
         self.undo = None;
@@ -374,9 +381,10 @@ impl Replica {
     }
 
     /// Ends the replica: the copy is as its last transaction left it, and still fenced. Whoever
-    /// gets it decides when applications may write: [`Fence::release`].
+    /// gets it decides when applications may write: [`Fence::release`], or [`Fence::hand_over`] to a
+    /// [`crate::Follower`] that starts under it.
     #[must_use]
-    pub fn promote(mut self) -> (Attached, Fence) {
+    pub fn promote(mut self) -> (Rc<Attached>, Fence) {
         self.rollback();
         let Replica { writer, attached, fence, .. } = self;
         drop(writer);
@@ -394,7 +402,7 @@ impl Replica {
     pub fn checkpoint_due(&mut self, now: Instant) -> Option<Checkpoint> {
         let seen = index::read(self.attached.shm()).ok()?;
         let kind = self.checkpoints.due(now, &seen, wal_bytes(&self.attached))?;
-        Some(Checkpoint::new(self.attached.path(), self.fence.pass(), kind))
+        Some(Checkpoint::new(&self.attached, self.fence.pass(), kind))
     }
 
     /// Runs a checkpoint that is due, here and now.

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an opening waits for a lock of an application.
@@ -24,9 +25,24 @@ pub struct Attached {
     path: PathBuf,
     page_bytes: u32,
     identity: (u64, u64),
-    database: File,
-    wal: File,
-    shm: File,
+    files: Arc<Files>,
+}
+
+/// The descriptors. Whoever has a connection of its own to the database shares them and lets go of
+/// them after that connection: closing one would drop the connection's locks.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// The database file.
+    pub(crate) database: File,
+    /// None for a database that is followed as it is.
+    pub(crate) log: Option<Log>,
+}
+
+/// The two files beside a database in WAL mode.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) wal: File,
+    pub(crate) shm: File,
 }
 
 /// Why a database cannot be followed.
@@ -73,14 +89,11 @@ impl Attached {
     /// # Errors
     /// When a file or SQLite refuses; names it and the remedy.
     pub fn open(path: &Path) -> Result<Attached, AttachError> {
-        let file = |path: &Path, source| AttachError::File { path: path.to_owned(), source };
         // SQLite resolves links before it names -wal and -shm.
-        let path = path.canonicalize().map_err(|source| file(path, source))?;
+        let path = path.canonicalize().map_err(|source| refused(path, source))?;
         let sqlite = |source| AttachError::Sqlite { path: path.clone(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let keeper = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
-        keeper.busy_timeout(BUSY_WAIT).map_err(sqlite)?;
-        if keeper.query_row("SELECT count(*) FROM sqlite_dbpage LIMIT 0", [], |_| Ok(())).is_err() {
+        let keeper = connect(&path, BUSY_WAIT).map_err(sqlite)?;
+        if keeper.prepare("SELECT 1 FROM sqlite_dbpage").is_err() {
             return Err(AttachError::NoPages);
         }
         let mode: String =
@@ -88,23 +101,22 @@ impl Attached {
         if mode != "wal" {
             return Err(AttachError::NotWal { path, mode });
         }
-        keeper
-            .execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")
-            .map_err(sqlite)?;
-        keep_wal(&keeper);
         // The first read makes the WAL-index.
         keeper.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(sqlite)?;
         let page_bytes =
             keeper.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
-        let open = |path: &Path, write: bool| {
-            File::options().read(true).write(write).open(path).map_err(|source| file(path, source))
+        let (database, identity) = open_database(&path)?;
+        let (wal, shm) = (beside(&path, "-wal"), beside(&path, "-shm"));
+        let log = Log {
+            wal: File::open(&wal).map_err(|source| refused(&wal, source))?,
+            shm: File::options()
+                .read(true)
+                .write(true)
+                .open(&shm)
+                .map_err(|source| refused(&shm, source))?,
         };
-        let database = open(&path, false)?;
-        let found = database.metadata().map_err(|source| file(&path, source))?;
-        let wal = open(&beside(&path, "-wal"), false)?;
-        let shm = open(&beside(&path, "-shm"), true)?;
-        let identity = (found.dev(), found.ino());
-        Ok(Attached { keeper, path, page_bytes, identity, database, wal, shm })
+        let files = Arc::new(Files { database, log: Some(log) });
+        Ok(Attached { keeper, path, page_bytes, identity, files })
     }
 
     /// The database's path, links resolved.
@@ -122,10 +134,23 @@ impl Attached {
     /// Whether the path now leads to another file: renamed over, removed, restored from a backup.
     #[must_use]
     pub fn replaced(&self) -> bool {
-        match std::fs::metadata(&self.path) {
-            Ok(found) => (found.dev(), found.ino()) != self.identity,
+        leads_elsewhere(&self.path, self.identity)
+    }
+
+    /// Whether the path of the WAL or of the WAL-index now leads to another file. SQLite never does
+    /// that to a database that is open in WAL mode; somebody who tidies up does.
+    #[must_use]
+    pub fn log_replaced(&self) -> bool {
+        let gone = |file: &File, suffix| match file.metadata() {
+            Ok(open) => leads_elsewhere(&beside(&self.path, suffix), (open.dev(), open.ino())),
             Err(_) => true,
-        }
+        };
+        gone(self.wal(), "-wal") || gone(self.shm(), "-shm")
+    }
+
+    /// Device and inode of the database file.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
     }
 
     /// The connection that keeps the WAL in being.
@@ -135,23 +160,60 @@ impl Attached {
 
     /// The database file. Never opened a second time: see the head of this module.
     pub(crate) fn database(&self) -> &File {
-        &self.database
+        &self.files.database
     }
 
     /// The write-ahead log.
     pub(crate) fn wal(&self) -> &File {
-        &self.wal
+        &self.log().wal
     }
 
     /// The WAL-index.
     pub(crate) fn shm(&self) -> &File {
-        &self.shm
+        &self.log().shm
     }
+
+    /// The descriptors, to share with a connection of one's own.
+    pub(crate) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    fn log(&self) -> &Log {
+        self.files.log.as_ref().expect("a database in WAL mode was opened with its log")
+    }
+}
+
+fn refused(path: &Path, source: io::Error) -> AttachError {
+    AttachError::File { path: path.to_owned(), source }
+}
+
+fn leads_elsewhere(path: &Path, identity: (u64, u64)) -> bool {
+    std::fs::metadata(path).map_or(true, |found| (found.dev(), found.ino()) != identity)
+}
+
+/// The database file, and which one it is.
+fn open_database(path: &Path) -> Result<(File, (u64, u64)), AttachError> {
+    let database = File::open(path).map_err(|source| refused(path, source))?;
+    let found = database.metadata().map_err(|source| refused(path, source))?;
+    Ok((database, (found.dev(), found.ino())))
+}
+
+/// A connection that checkpoints only when told, and leaves the WAL where it is.
+///
+/// # Errors
+/// What SQLite answers.
+pub(crate) fn connect(path: &Path, busy_wait: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy_wait)?;
+    connection.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")?;
+    keep_wal(&connection);
+    Ok(connection)
 }
 
 /// The WAL stays when the last connection closes, and nobody checkpoints it then: the daemon's own
 /// end must not change what its next life reads.
-fn keep_wal(connection: &Connection) {
+pub(crate) fn keep_wal(connection: &Connection) {
     let mut on: std::ffi::c_int = 1;
     // SAFETY: the handle is open; both calls take an int by address or by value, as documented in
     // sqlite3.h for SQLITE_FCNTL_PERSIST_WAL and SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE.

@@ -110,6 +110,24 @@ impl Fence {
     /// # Errors
     /// When a transaction is being applied, `attached` is another database, or the system refuses.
     pub fn release(&self, attached: &Attached) -> Result<(), FenceError> {
+        self.end(attached)?;
+        match lock::set(attached.shm(), LockByte::WRITE, Mode::Unlocked) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(FenceError::Lock { path: attached.path().to_owned(), source }),
+        }
+    }
+
+    /// Ends the fence here while the byte stays locked on the descriptors of `attached`: for whoever
+    /// goes on under that lock and unlocks it, as [`crate::Follower::start_fenced`] does.
+    ///
+    /// # Errors
+    /// When a transaction is being applied, or `attached` is another database.
+    pub fn hand_over(self, attached: &Attached) -> Result<(), FenceError> {
+        self.end(attached)
+    }
+
+    /// From here on no connection of ours gets the byte.
+    fn end(&self, attached: &Attached) -> Result<(), FenceError> {
         let path = || attached.path().to_owned();
         if attached.identity() != self.identity {
             return Err(FenceError::Stranger { path: path() });
@@ -117,10 +135,7 @@ impl Fence {
         if !self.state.change(State::HELD, State::RELEASED) && self.held() {
             return Err(FenceError::Writing { path: path() });
         }
-        match lock::set(attached.shm(), LockByte::WRITE, Mode::Unlocked) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(FenceError::Lock { path: path(), source }),
-        }
+        Ok(())
     }
 
     /// What connections need to pass.

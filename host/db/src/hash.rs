@@ -4,8 +4,6 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
 /// Bytes of the header of a database, at the begin of page 1.
 pub(crate) const HEADER_BYTES: usize = 100;
-/// Where SQLite's locks on the database file are; the page that holds this byte is never used.
-const LOCK_BYTE_AT: u32 = 0x4000_0000;
 
 /// What SQLite rewrites on the copy as it pleases, and is therefore not compared: the versions of
 /// the format (rollback journal or WAL), the change counter, and for which change counter and by
@@ -30,12 +28,6 @@ pub fn page_hash(number: u32, bytes: &[u8]) -> u128 {
     hasher.update(&masked);
     hasher.update(rest);
     hasher.digest128()
-}
-
-/// The page that holds SQLite's lock bytes: never written, hashed or shipped.
-#[must_use]
-pub fn lock_page(page_bytes: u32) -> u32 {
-    LOCK_BYTE_AT / page_bytes + 1
 }
 
 /// Whether SQLite has pages of this size.
@@ -75,12 +67,5 @@ mod tests {
             page[range].fill(0);
         }
         assert_eq!(hash, xxh3_128_with_seed(&page, 1));
-    }
-
-    #[test]
-    fn the_lock_page_is_the_one_at_one_gibibyte() {
-        assert_eq!(lock_page(4096), 262_145);
-        assert_eq!(lock_page(65536), 16_385);
-        assert_eq!(lock_page(512), 2_097_153);
     }
 }

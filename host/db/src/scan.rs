@@ -1,30 +1,26 @@
-//! All pages of a database as one transaction left them: what tables, scrubs, first copies and
-//! archives are made of.
+//! The table of a database, made of all its pages as one transaction left them, on a thread that may
+//! take its time.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
-
 use crate::attach::Attached;
-use crate::hash::{lock_page, page_hash};
-use crate::index::{self, Index};
+use crate::hash::page_hash;
+use crate::index;
+use crate::snapshot::Snapshot;
 use crate::table::Table;
+use crate::trail::CaptureError;
 
-/// How long a snapshot is tried to be had between two transactions of a busy writer.
-const SNAPSHOT_WAIT: Duration = Duration::from_secs(10);
-/// Each page is read once: a larger cache would only be another copy of the database.
-const CACHE_KIB: u32 = 256;
+/// How long a moment between two transactions is waited for.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(2);
 
-/// A snapshot of a database that is open for reading, on whatever thread.
+/// A snapshot of a database together with which of its transactions it is.
 #[derive(Debug)]
 pub struct Scan {
-    connection: Connection,
+    snapshot: Snapshot,
     path: PathBuf,
-    page_bytes: u32,
-    pages: u32,
-    index: Index,
+    change: u32,
 }
 
 /// The table of a database, and which transaction it belongs to.
@@ -35,18 +31,29 @@ pub struct Scanned {
     pub(crate) change: u32,
 }
 
+impl Scanned {
+    /// A table that is known without a scan to be that of the database as it stands: of a reign of
+    /// this node that ended under the fence.
+    ///
+    /// # Errors
+    /// When the WAL-index cannot be read.
+    pub fn of(table: Table, attached: &Attached) -> Result<Scanned, ScanError> {
+        let path = || attached.path().to_owned();
+        let seen = index::read(attached.shm())
+            .map_err(|source| ScanError::Index { path: path(), source })?;
+        match seen.index {
+            Some(index) => Ok(Scanned { table, change: index.change }),
+            None => Err(ScanError::Busy { path: path(), waited_ms: 0 }),
+        }
+    }
+}
+
 /// Why a database was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// SQLite refuses.
-    #[error("cannot read {path}: {source}")]
-    Sqlite {
-        /// The database.
-        path: PathBuf,
-        /// SQLite's answer.
-        #[source]
-        source: rusqlite::Error,
-    },
+    /// A file of it, or SQLite, refuses.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// The WAL-index cannot be read.
     #[error("cannot read the WAL-index of {path}: {source}")]
     Index {
@@ -64,17 +71,7 @@ pub enum ScanError {
         /// How long it was tried, in ms.
         waited_ms: u128,
     },
-    /// Its pages have another size than when it was attached.
-    #[error("{path} now has pages of {found} bytes instead of {expected}: attach it anew")]
-    PageSize {
-        /// The database.
-        path: PathBuf,
-        /// Bytes of a page when it was attached.
-        expected: u32,
-        /// Bytes of a page now.
-        found: u32,
-    },
-    /// The visitor wanted no more.
+    /// The caller wanted no more.
     #[error("the scan of {path} was ended before it was done")]
     Ended {
         /// The database.
@@ -97,120 +94,59 @@ impl Scan {
     /// When SQLite or the system refuses, or no moment between two transactions was found.
     pub fn begin(attached: &Attached) -> Result<Scan, ScanError> {
         let path = attached.path().to_owned();
-        let sqlite = |source| ScanError::Sqlite { path: path.clone(), source };
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
-        connection.busy_timeout(SNAPSHOT_WAIT).map_err(sqlite)?;
-        let cache = format!("PRAGMA cache_size=-{CACHE_KIB}; PRAGMA mmap_size=0");
-        connection.execute_batch(&cache).map_err(sqlite)?;
-        let begun = Instant::now();
-        let index = loop {
-            let read = || index::read(attached.shm()).map(|seen| seen.index);
-            let before =
-                read().map_err(|source| ScanError::Index { path: path.clone(), source })?;
-            connection
-                .execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")
-                .map_err(sqlite)?;
-            let after = read().map_err(|source| ScanError::Index { path: path.clone(), source })?;
-            match before {
-                Some(index) if before == after => break index,
-                _ if begun.elapsed() < SNAPSHOT_WAIT => {
-                    connection.execute_batch("ROLLBACK").map_err(sqlite)?;
-                }
-                _ => {
-                    let waited_ms = begun.elapsed().as_millis();
-                    return Err(ScanError::Busy { path, waited_ms });
-                }
-            }
+        let read = || {
+            index::read(attached.shm())
+                .map_err(|source| ScanError::Index { path: path.clone(), source })
         };
-        let number = |sql| connection.query_row(sql, [], |row| row.get::<_, u32>(0));
-        let pages = number("PRAGMA page_count").map_err(sqlite)?;
-        let found = number("PRAGMA page_size").map_err(sqlite)?;
-        let page_bytes = attached.page_bytes();
-        if found != page_bytes {
-            return Err(ScanError::PageSize { path, expected: page_bytes, found });
-        }
-        Ok(Scan { connection, path, page_bytes, pages, index })
-    }
-
-    /// Pages of the database in this snapshot.
-    #[must_use]
-    pub fn pages(&self) -> u32 {
-        self.pages
-    }
-
-    /// Bytes of a page.
-    #[must_use]
-    pub fn page_bytes(&self) -> u32 {
-        self.page_bytes
-    }
-
-    /// The state of the WAL that the snapshot is of.
-    // The follower on the primary begins its trail here.
-    #[allow(dead_code)]
-    pub(crate) fn index(&self) -> &Index {
-        &self.index
-    }
-
-    /// One page of the snapshot; None beyond the end.
-    ///
-    /// # Errors
-    /// When SQLite cannot read it.
-    pub fn page(&self, number: u32) -> Result<Option<Vec<u8>>, ScanError> {
-        let sqlite = |source| ScanError::Sqlite { path: self.path.clone(), source };
-        let mut statement = self
-            .connection
-            .prepare("SELECT data FROM sqlite_dbpage('main') WHERE pgno=?1")
-            .map_err(sqlite)?;
-        let mut rows = statement.query([number]).map_err(sqlite)?;
-        match rows.next().map_err(sqlite)? {
-            Some(row) => row.get(0).map(Some).map_err(sqlite),
-            None => Ok(None),
-        }
-    }
-
-    /// Visits each page in order, but the lock page.
-    ///
-    /// # Errors
-    /// When SQLite cannot read one, and [`ScanError::Ended`] when the visitor breaks.
-    pub fn each(
-        &self,
-        mut visit: impl FnMut(u32, &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ScanError> {
-        let sqlite = |source| ScanError::Sqlite { path: self.path.clone(), source };
-        let lock = lock_page(self.page_bytes);
-        let mut statement = self
-            .connection
-            .prepare("SELECT pgno, data FROM sqlite_dbpage('main')")
-            .map_err(sqlite)?;
-        let mut rows = statement.query([]).map_err(sqlite)?;
-        while let Some(row) = rows.next().map_err(sqlite)? {
-            let number: u32 = row.get(0).map_err(sqlite)?;
-            if number == lock {
-                continue;
+        let mut snapshot = Snapshot::connect(attached)?;
+        let begun = Instant::now();
+        loop {
+            let before = read()?;
+            snapshot.begin()?;
+            let after = read()?;
+            if let (Some(index), true) = (after.index, before.index == after.index) {
+                // What was moved before the snapshot began is in the file; what is moved after it
+                // is no newer than the snapshot.
+                snapshot.fix(&index, before.backfilled.min(index.frames))?;
+                return Ok(Scan { snapshot, path, change: index.change });
             }
-            let bytes = row.get_ref(1).and_then(|value| Ok(value.as_blob()?)).map_err(sqlite)?;
-            if visit(number, bytes).is_break() {
-                return Err(ScanError::Ended { path: self.path.clone() });
+            snapshot.end()?;
+            let waited = begun.elapsed();
+            if waited > SNAPSHOT_WAIT {
+                return Err(ScanError::Busy { path, waited_ms: waited.as_millis() });
             }
         }
-        Ok(())
     }
 
-    /// Hashes all pages.
+    /// The pages.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Hashes all pages, as long as `go_on` says so: it is asked before each page.
     ///
     /// # Errors
-    /// As [`Scan::each`]; `go_on` is asked before each page, and [`ScanError::Memory`].
+    /// When a page cannot be read, [`ScanError::Ended`], and [`ScanError::Memory`].
     pub fn table(&self, mut go_on: impl FnMut() -> bool) -> Result<Scanned, ScanError> {
-        let mut table = Table::new(self.page_bytes);
-        if table.reserve(self.pages).is_err() {
-            return Err(ScanError::Memory { path: self.path.clone(), pages: self.pages });
+        let pages = self.snapshot.pages_total();
+        let mut table = Table::new(self.snapshot.page_bytes());
+        if table.reserve(pages).is_err() {
+            return Err(ScanError::Memory { path: self.path.clone(), pages });
         }
-        self.each(|number, bytes| {
+        let mut ended = false;
+        self.snapshot.for_each(1..pages.saturating_add(1), |number, bytes| {
+            if !go_on() {
+                ended = true;
+                return ControlFlow::Break(());
+            }
             table.set(number, page_hash(number, bytes));
-            if go_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            ControlFlow::Continue(())
         })?;
-        table.resize(self.pages);
-        Ok(Scanned { table, change: self.index.change })
+        if ended {
+            return Err(ScanError::Ended { path: self.path.clone() });
+        }
+        table.resize(pages);
+        Ok(Scanned { table, change: self.change })
     }
 }

@@ -6,7 +6,8 @@
 
 use std::collections::TryReserveError;
 
-use crate::hash::{lock_page, page_hash};
+use crate::hash::page_hash;
+use crate::snapshot::lock_page;
 
 /// Pages whose hashes are compared by one hash first, in a database too large to send them all.
 pub const GROUP_PAGES: u32 = 256;

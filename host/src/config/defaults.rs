@@ -1,7 +1,7 @@
 //! Every default and every limit of the configuration, in one place. `examples/staffetta.toml`
 //! shows the same values; a test compares them.
 
-use super::{LogLevel, ReferenceMethod, TimingProfile};
+use super::{Alone, CommitMode, JournalMode, LogLevel, ReferenceMethod, TimingProfile};
 
 /// Where the configuration is looked for.
 pub const CONFIG_FILE: &str = "/etc/staffetta/staffetta.toml";
@@ -29,6 +29,19 @@ pub const STOP_BUDGET_MS: u64 = 3_000;
 
 /// `arbiter.prefix`.
 pub const ARBITER_PREFIX: &str = "/staffetta";
+
+/// `bulk.port`.
+pub const BULK_PORT: u16 = 7412;
+/// `database.journal`.
+pub const DATABASE_JOURNAL: JournalMode = JournalMode::Convert;
+/// `database.mode`.
+pub const DATABASE_MODE: CommitMode = CommitMode::Async;
+/// `database.sync_timeout_ms`.
+pub const SYNC_TIMEOUT_MS: u64 = 1_000;
+/// `database.sync_alone`.
+pub const SYNC_ALONE: Alone = Alone::Degrade;
+/// `database.scrub_hours`.
+pub const SCRUB_HOURS: u64 = 24;
 
 /// `link.wan`.
 pub const LINK_WAN: bool = false;
@@ -62,6 +75,18 @@ pub const VIPS_MAX: usize = 16;
 pub const REFERENCES_MAX: usize = 8;
 /// Service checks, at most: as many as a node tells its peer of.
 pub const CHECKS_MAX: usize = 16;
+/// Tables of databases, at most; each may match many files.
+pub const DATABASES_MAX: usize = 64;
+/// Bytes of the path of a database, at most.
+pub const DATABASE_PATH_BYTES_MAX: usize = 1_024;
+/// `database.sync_timeout_ms`, at least.
+pub const SYNC_TIMEOUT_MS_MIN: u64 = 10;
+/// `database.max_unacked`, at most.
+pub const UNACKED_MAX: u64 = 1_000_000;
+/// `database.scrub_hours`, at most: thirty days.
+pub const SCRUB_HOURS_MAX: u64 = 720;
+/// `bulk.bandwidth_mbit_max`, at most: 100 Gbit/s.
+pub const BULK_MBIT_MAX: u64 = 100_000;
 /// Trusted keys in one list, at most.
 pub const TRUSTED_KEYS_MAX: usize = 16;
 /// Words of an `exec` check, at most.

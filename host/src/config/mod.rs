@@ -48,6 +48,10 @@ pub struct Config {
     pub checks: Vec<CheckConfig>,
     /// The register outside of the pair that breaks ties; none where the pair decides alone.
     pub arbiter: Option<ArbiterConfig>,
+    /// What databases and files travel over.
+    pub bulk: BulkConfig,
+    /// Up to [`defaults::DATABASES_MAX`] patterns of databases that the standby has too.
+    pub databases: Vec<DatabaseConfig>,
     /// The three policies.
     pub policies: PoliciesConfig,
     /// Licensing.
@@ -194,6 +198,77 @@ pub struct ArbiterConfig {
     pub login: Option<(String, PathBuf)>,
 }
 
+/// The bulk channel: TCP between the addresses of the links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BulkConfig {
+    /// Port on both nodes.
+    pub port: u16,
+    /// Cap of all streams together, bytes a second.
+    pub bytes_per_s_max: Option<u64>,
+}
+
+/// A database, or all that match a pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseConfig {
+    /// Absolute path; the last part may hold `*` and `?`.
+    pub pattern: String,
+    /// What happens to one with a rollback journal.
+    pub journal: JournalMode,
+    /// Whether commits wait for the standby.
+    pub mode: CommitMode,
+    /// How long a synchronous commit waits before the pair degrades.
+    pub sync_timeout: Duration,
+    /// What synchronous commits do without a standby, where nothing can make it durable that the
+    /// standby lacks them.
+    pub sync_alone: Alone,
+    /// The standby acknowledges what is on its disk, not what its readers see.
+    pub durable_ack: bool,
+    /// Transactions that the standby may lack before writers wait; 0: any number.
+    pub unacked_max: u64,
+    /// From one comparison of all pages to the next; none: only by command.
+    pub scrub_interval: Option<Duration>,
+}
+
+/// What happens to a database with a rollback journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JournalMode {
+    /// It is turned to WAL.
+    Convert,
+    /// It is left as it is and followed by page differences.
+    Keep,
+}
+
+/// Whether commits wait for the standby.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommitMode {
+    /// They do not.
+    Async,
+    /// Those that ask (`staffetta barrier`, the preloaded library) do.
+    Sync,
+}
+
+/// What synchronous commits do when neither standby nor arbiter can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alone {
+    /// They go on; the status says that they are not synchronous.
+    Degrade,
+    /// They wait.
+    Block,
+}
+
+/// What an acknowledgement of the standby means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ack {
+    /// Its readers see the transaction, and it outlives the process.
+    Applied,
+    /// It outlives a loss of power too.
+    Durable,
+}
+
 /// The three policies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoliciesConfig {
@@ -330,11 +405,14 @@ impl Config {
                 |policy| (policy.file.is_some(), policy.pin, serde_json::json!(policy.settings)),
             );
         let arbiter = self.arbiter.as_ref().map(|arbiter| arbiter.prefix.as_str());
+        let mut databases = self.databases.clone();
+        databases.sort_by(|one, other| one.pattern.cmp(&other.pattern));
         let shared = format!(
-            "{:?} {:?} {vips:?} {policies:?} {:?} {arbiter:?}",
+            "{:?} {:?} {vips:?} {policies:?} {:?} {arbiter:?} {databases:?} {}",
             self.cluster.id,
             self.timing.parts_ms(),
-            self.license.trusted_keys
+            self.license.trusted_keys,
+            self.bulk.port
         );
         let digest = ring::digest::digest(&ring::digest::SHA256, shared.as_bytes());
         let mut bytes = [0; 32];

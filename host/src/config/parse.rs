@@ -19,6 +19,7 @@ use super::{
 mod arbiter;
 mod check;
 mod conflict;
+mod database;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -34,6 +35,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     reader.count("vip", &raw.vip, 1, defaults::VIPS_MAX)?;
     reader.count("reference", &raw.reference, 0, defaults::REFERENCES_MAX)?;
     reader.count("check", &raw.check, 0, defaults::CHECKS_MAX)?;
+    reader.count("database", &raw.database, 0, defaults::DATABASES_MAX)?;
     let config = Config {
         path: path.to_owned(),
         cluster,
@@ -45,6 +47,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         references: raw.reference.iter().map(|r| reader.reference(r)).collect::<Result<_>>()?,
         checks: raw.check.iter().map(|c| reader.check(c)).collect::<Result<_>>()?,
         arbiter: raw.arbiter.as_ref().map(|arbiter| reader.arbiter(arbiter)).transpose()?,
+        bulk: reader.bulk(&raw.bulk)?,
+        databases: reader.databases(&raw.database)?,
         policies: reader.policies(&raw.policy)?,
         license: reader.license(&raw.license)?,
         journal_bytes_max: reader.journal_bytes(&raw)?,

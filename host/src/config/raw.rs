@@ -24,6 +24,10 @@ pub(super) struct RawConfig {
     pub(super) check: Vec<Spanned<RawCheck>>,
     pub(super) arbiter: Option<Spanned<RawArbiter>>,
     #[serde(default)]
+    pub(super) bulk: RawBulk,
+    #[serde(default)]
+    pub(super) database: Vec<Spanned<RawDatabase>>,
+    #[serde(default)]
     pub(super) policy: RawPolicies,
     #[serde(default)]
     pub(super) license: RawLicense,
@@ -122,6 +126,26 @@ pub(super) struct RawArbiter {
     pub(super) key_file: Text,
     pub(super) user: Text,
     pub(super) password_file: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBulk {
+    pub(super) port: Number,
+    pub(super) bandwidth_mbit_max: Number,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDatabase {
+    pub(super) path: Text,
+    pub(super) journal: Option<Spanned<super::JournalMode>>,
+    pub(super) mode: Option<Spanned<super::CommitMode>>,
+    pub(super) sync_timeout_ms: Number,
+    pub(super) sync_alone: Option<Spanned<super::Alone>>,
+    pub(super) ack: Option<Spanned<super::Ack>>,
+    pub(super) max_unacked: Number,
+    pub(super) scrub_hours: Number,
 }
 
 #[derive(Deserialize, Default)]

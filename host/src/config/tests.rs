@@ -308,7 +308,9 @@ fn what_is_missing_as_a_whole_is_said_without_a_line() {
 #[test]
 fn more_than_the_limit_is_refused() {
     let many = |what: &str, body: &dyn Fn(usize) -> String, count: usize| {
-        let entries: String = (1..count).map(|n| format!("[[{what}]]\n{}\n", body(n))).collect();
+        let first = usize::from(what != "database");
+        let entries: String =
+            (first..count).map(|n| format!("[[{what}]]\n{}\n", body(n))).collect();
         parse(&format!("{GOOD}{entries}"))
     };
     let link =
@@ -317,11 +319,13 @@ fn more_than_the_limit_is_refused() {
     let reference = |n: usize| format!("name = \"r{n}\"\naddress = \"10.77.2.{n}\"");
     let check = |n: usize| format!("name = \"c{n}\"\ntcp = \"127.0.0.1:{n}\"");
     type Case<'a> = (&'a str, &'a dyn Fn(usize) -> String, usize);
-    let cases: [Case<'_>; 4] = [
+    let database = |n: usize| format!("path = \"/var/lib/{n}.db\"");
+    let cases: [Case<'_>; 5] = [
         ("link", &link, defaults::LINKS_MAX),
         ("vip", &vip, defaults::VIPS_MAX),
         ("reference", &reference, defaults::REFERENCES_MAX),
         ("check", &check, defaults::CHECKS_MAX),
+        ("database", &database, defaults::DATABASES_MAX),
     ];
     for (what, body, max) in cases {
         assert!(many(what, body, max).is_ok(), "{max} of {what}");
@@ -397,6 +401,68 @@ fn the_arbiter_of_the_annotated_example_is_one() {
     assert!(arbiter.identity_files.is_some());
 }
 
+/// Commented in the example together with their table: there is no default database.
+const DATABASE_KEYS: [&str; 8] = [
+    "path",
+    "journal",
+    "mode",
+    "sync_timeout_ms",
+    "sync_alone",
+    "ack",
+    "max_unacked",
+    "scrub_hours",
+];
+
+#[test]
+fn the_database_of_the_annotated_example_shows_the_defaults() {
+    let uncommented: Vec<String> = EXAMPLE
+        .lines()
+        .map(|line| {
+            let bare = line.strip_prefix("# ").unwrap_or("");
+            let key = bare.split(" = ").next().unwrap_or("");
+            let ours = bare == "[[database]]" || DATABASE_KEYS.contains(&key);
+            let line = if ours { bare } else { line };
+            line.replace("mode = \"async\"", "mode = \"sync\"")
+        })
+        .collect();
+    let shown = parse(&uncommented.join("\n")).unwrap().databases.remove(0);
+    let path = format!("{GOOD}[[database]]\npath = \"/var/lib/app/*.db\"\nmode = \"sync\"\n");
+    assert_eq!(shown, parse(&path).unwrap().databases.remove(0));
+    let least = "[[database]]\npath = \"/var/lib/app/*.db\"\n";
+    let least = parse(&format!("{GOOD}{least}")).unwrap().databases.remove(0);
+    assert_eq!(DatabaseConfig { mode: defaults::DATABASE_MODE, ..shown }, least);
+}
+
+#[test]
+fn databases_are_refused_with_what_to_write() {
+    for (text, words) in [
+        ("mode = \"sync\"", "`path` is missing here"),
+        ("path = \"app.db\"", "write an absolute path"),
+        ("path = \"/var/*/app.db\"", "only the last part may hold"),
+        ("path = \"/var/lib/../app.db\"", "without .."),
+        ("path = \"/var/lib/app/\"", "write the path of a database file"),
+        ("path = \"/var/lib/app.db-wal\"", "name the database"),
+        ("path = \"/a.db\"\nsync_alone = \"block\"", "sync_alone needs mode = \"sync\""),
+        ("path = \"/a.db\"\nsync_timeout_ms = 50", "sync_timeout_ms needs mode = \"sync\""),
+        ("path = \"/a.db\"\nscrub_hours = 721", "write a number from 0 to 720"),
+        ("path = \"/a.db\"\nmodus = \"sync\"", "did you mean `mode`?"),
+        ("path = \"/a.db\"\n[[database]]\npath = \"/a.db\"", "is there twice"),
+    ] {
+        let error = parse(&format!("{GOOD}[[database]]\n{text}\n")).unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+        assert!(error.starts_with("/etc/staffetta/staffetta.toml:"), "{error}");
+    }
+    for (text, words) in [
+        ("port = 0", "bulk.port = 0: write a number from 1 to 65535"),
+        ("bandwidth_mbit_max = 0", "write a number from 1 to 100000"),
+    ] {
+        let error = parse(&format!("{GOOD}[bulk]\n{text}\n")).unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+    let with = parse(&format!("{GOOD}[[database]]\npath = \"/a.db\"\n")).unwrap();
+    assert_ne!(parse(GOOD).unwrap().pair_digest(), with.pair_digest());
+}
+
 #[test]
 fn the_annotated_example_shows_the_defaults() {
     let path = Path::new("/etc/staffetta/staffetta.toml");
@@ -411,6 +477,8 @@ fn the_annotated_example_shows_the_defaults() {
                 && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
                 && !["file", "pin", "failback"].contains(&key)
                 && !ARBITER_KEYS.contains(&key)
+                && !DATABASE_KEYS.contains(&key)
+                && key != "bandwidth_mbit_max"
         });
         uncommented.push_str(bare.unwrap_or(line));
         uncommented.push('\n');

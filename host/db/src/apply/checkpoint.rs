@@ -1,12 +1,13 @@
 //! Checkpoints of the copy: its WAL stays small, and no reader waits for that.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::ffi;
 
 use super::{ApplyError, sqlite_error};
-use crate::attach::keep_wal;
+use crate::attach::{Attached, Files, keep_wal};
 use crate::fence::Pass;
 use crate::index::Seen;
 
@@ -69,11 +70,14 @@ pub struct Checkpoint {
     path: PathBuf,
     pass: Pass,
     kind: CheckpointKind,
+    /// Closed after the connection of [`Checkpoint::run`].
+    _files: Arc<Files>,
 }
 
 impl Checkpoint {
-    pub(super) fn new(path: &Path, pass: Pass, kind: CheckpointKind) -> Checkpoint {
-        Checkpoint { path: path.to_owned(), pass, kind }
+    pub(super) fn new(attached: &Attached, pass: Pass, kind: CheckpointKind) -> Checkpoint {
+        let (path, files) = (attached.path().to_owned(), attached.files().clone());
+        Checkpoint { path, pass, kind, _files: files }
     }
 
     /// What it will do.

@@ -1,0 +1,218 @@
+//! What was captured since the last shipment: the newest image of each page, never a log.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// Buffers that are kept for the next images.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
+/// Newest images of the pages that whole transactions changed.
+///
+/// Beyond `bytes_max` an image is forgotten and its page's number stays: the reader of a slow link
+/// takes it from a snapshot later, instead of a queue that grows.
+#[derive(Debug)]
+pub struct Changes {
+    pages: BTreeMap<u32, Option<Box<[u8]>>>,
+    pages_total: u32,
+    transactions: u64,
+    frames: u64,
+    bytes: usize,
+    bytes_max: usize,
+    spare: Vec<Box<[u8]>>,
+    spare_bytes: usize,
+}
+
+impl Changes {
+    /// Nothing yet; at most so many bytes of images.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Changes {
+        Changes {
+            pages: BTreeMap::new(),
+            pages_total: 0,
+            transactions: 0,
+            frames: 0,
+            bytes: 0,
+            bytes_max,
+            spare: Vec::new(),
+            spare_bytes: 0,
+        }
+    }
+
+    /// Whether no transaction was captured.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.transactions == 0
+    }
+
+    /// The pages in ascending order; None for one whose image was forgotten.
+    pub fn pages(&self) -> impl Iterator<Item = (u32, Option<&[u8]>)> {
+        self.pages.iter().map(|(number, image)| (*number, image.as_deref()))
+    }
+
+    /// How many pages changed.
+    #[must_use]
+    pub fn pages_changed(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// The newest image of a page, when it changed and was not forgotten.
+    #[must_use]
+    pub fn image(&self, page: u32) -> Option<&[u8]> {
+        self.pages.get(&page)?.as_deref()
+    }
+
+    /// Pages of the database after the last transaction.
+    #[must_use]
+    pub fn pages_total(&self) -> u32 {
+        self.pages_total
+    }
+
+    /// Transactions that were captured.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        self.transactions
+    }
+
+    /// Frames that were captured, each image before the newest counted too.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Bytes of the images held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether every changed page still has its image.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.pages.values().all(Option::is_some)
+    }
+
+    /// Shipped: empty again, with the buffers kept.
+    pub fn clear(&mut self) {
+        for (_, image) in std::mem::take(&mut self.pages) {
+            self.recycle(image);
+        }
+        self.bytes = 0;
+        self.transactions = 0;
+        self.frames = 0;
+    }
+
+    /// Gives the kept buffers back; for quiet times.
+    pub fn trim(&mut self) {
+        self.spare = Vec::new();
+        self.spare_bytes = 0;
+    }
+
+    /// A copy of an image of a transaction that is not whole yet and holds so many bytes already;
+    /// None when there is no more room for images.
+    pub(crate) fn keep(&mut self, image: &[u8], open_bytes: usize) -> Option<Box<[u8]>> {
+        if self.bytes + open_bytes + image.len() > self.bytes_max {
+            return None;
+        }
+        while let Some(mut buffer) = self.spare.pop() {
+            self.spare_bytes -= buffer.len();
+            if buffer.len() == image.len() {
+                buffer.copy_from_slice(image);
+                return Some(buffer);
+            }
+        }
+        Some(image.into())
+    }
+
+    /// Keeps the buffer of an image that nobody needs any more.
+    pub(crate) fn recycle(&mut self, image: Option<Box<[u8]>>) {
+        let Some(buffer) = image else { return };
+        if self.spare_bytes + buffer.len() <= SPARE_BYTES_MAX {
+            self.spare_bytes += buffer.len();
+            self.spare.push(buffer);
+        }
+    }
+
+    /// A transaction is whole: its images replace older ones, and what lies beyond the new end of
+    /// the database is gone, whichever transaction wrote it.
+    pub(crate) fn commit(
+        &mut self,
+        images: impl Iterator<Item = (u32, Option<Box<[u8]>>)>,
+        pages_total: u32,
+    ) {
+        for (number, image) in images {
+            self.frames += 1;
+            if number > pages_total {
+                self.recycle(image);
+                continue;
+            }
+            self.bytes += length(&image);
+            if let Some(older) = self.pages.insert(number, image) {
+                self.bytes -= length(&older);
+                self.recycle(older);
+            }
+        }
+        let beyond = (Bound::Excluded(pages_total), Bound::Unbounded);
+        if self.pages.range(beyond).next().is_some() {
+            let cut = self.pages.split_off(&pages_total.saturating_add(1));
+            for (_, image) in cut {
+                self.bytes -= length(&image);
+                self.recycle(image);
+            }
+        }
+        self.pages_total = pages_total;
+        self.transactions += 1;
+    }
+}
+
+fn length(image: &Option<Box<[u8]>>) -> usize {
+    image.as_ref().map_or(0, |bytes| bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(changes: &mut Changes, pages: &[(u32, u8)], total: u32) {
+        let mut images = Vec::new();
+        let mut open_bytes = 0;
+        for (number, fill) in pages {
+            let image = changes.keep(&[*fill; 512], open_bytes);
+            open_bytes += image.as_ref().map_or(0, |image| image.len());
+            images.push((*number, image));
+        }
+        changes.commit(images.into_iter(), total);
+    }
+
+    fn shown(changes: &Changes) -> Vec<(u32, Option<u8>)> {
+        changes.pages().map(|(number, image)| (number, image.map(|bytes| bytes[0]))).collect()
+    }
+
+    #[test]
+    fn newest_images_only_and_none_beyond_the_end() {
+        let mut changes = Changes::new(1 << 20);
+        commit(&mut changes, &[(1, 1), (9, 1), (2, 1), (2, 2)], 9);
+        assert_eq!(shown(&changes), [(1, Some(1)), (2, Some(2)), (9, Some(1))]);
+        commit(&mut changes, &[(3, 3), (8, 3)], 3);
+        assert_eq!(shown(&changes), [(1, Some(1)), (2, Some(2)), (3, Some(3))]);
+        assert_eq!((changes.transactions(), changes.frames(), changes.bytes()), (2, 6, 3 * 512));
+        commit(&mut changes, &[(7, 4)], 7);
+        assert_eq!(changes.pages_total(), 7);
+        changes.clear();
+        assert!(changes.is_empty());
+        assert_eq!((changes.bytes(), changes.pages_changed()), (0, 0));
+    }
+
+    #[test]
+    fn beyond_the_limit_only_numbers_stay() {
+        let mut changes = Changes::new(2 * 512);
+        commit(&mut changes, &[(1, 1), (2, 2), (3, 3)], 3);
+        assert_eq!(shown(&changes), [(1, Some(1)), (2, Some(2)), (3, None)]);
+        assert!(!changes.is_complete());
+        // A forgotten newer image must not leave the older one behind.
+        commit(&mut changes, &[(1, 9)], 3);
+        assert_eq!(shown(&changes), [(1, None), (2, Some(2)), (3, None)]);
+        assert_eq!(changes.bytes(), 512);
+        commit(&mut changes, &[(3, 8)], 3);
+        assert_eq!(shown(&changes), [(1, None), (2, Some(2)), (3, Some(8))]);
+    }
+}

@@ -1,0 +1,167 @@
+//! Our own checkpoints: on a connection and in a thread of their own, since a checkpoint waits for
+//! the disk and the engine must not.
+//!
+//! A PASSIVE checkpoint makes nobody wait. SQLite brings the database to the disk only in a pass
+//! that reaches the end of the WAL; the passes before leave everything to that last one. Here each
+//! pass is followed by a sync, so that the last one, under the write lock, has little to bring.
+
+use crate::attach::{Attached, Files, connect};
+use crate::index;
+use rusqlite::Connection;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Passes in a row before the thread ends: each has less to do than the one before, or never will.
+const PASSES_MAX: u32 = 4;
+
+/// What a checkpoint left.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    /// Frames that are not in the database.
+    pub(crate) remaining: u32,
+    /// Whether it moved anything.
+    pub(crate) moved: bool,
+}
+
+/// Runs one checkpoint at a time.
+#[derive(Debug)]
+pub(crate) struct Checkpointer {
+    path: PathBuf,
+    idle: Option<Connection>,
+    running: Option<JoinHandle<Done>>,
+    // After the connection: see the head of `attach`.
+    files: Arc<Files>,
+}
+
+type Done = (Option<Connection>, Result<Passed, rusqlite::Error>);
+
+impl Checkpointer {
+    pub(crate) fn new(attached: &Attached) -> Checkpointer {
+        let path = attached.path().to_owned();
+        Checkpointer { path, idle: None, running: None, files: attached.files().clone() }
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Begins to move frames until at most `remaining_max` are left.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub(crate) fn begin(&mut self, remaining_max: u32) -> std::io::Result<()> {
+        assert!(self.running.is_none(), "one checkpoint at a time");
+        let (path, files, idle) = (self.path.clone(), self.files.clone(), self.idle.take());
+        let work = move || {
+            let connection = match idle.map_or_else(|| connect(&path, Duration::ZERO), Ok) {
+                Ok(connection) => connection,
+                Err(error) => return (None, Err(error)),
+            };
+            let passed = passes(&connection, &files, &path, remaining_max);
+            (Some(connection), passed)
+        };
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(work)?;
+        self.running = Some(thread);
+        Ok(())
+    }
+
+    /// What the checkpoint did, once it is over.
+    pub(crate) fn ended(&mut self) -> Option<Result<Passed, rusqlite::Error>> {
+        if !self.running.as_ref()?.is_finished() {
+            return None;
+        }
+        Some(self.join())
+    }
+
+    fn join(&mut self) -> Result<Passed, rusqlite::Error> {
+        let thread = self.running.take().expect("the caller saw it run");
+        let (connection, passed) = thread.join().expect("a checkpoint does not panic");
+        self.idle = connection;
+        passed
+    }
+
+    /// Closes the connection that waits for the next checkpoint; for quiet times.
+    pub(crate) fn trim(&mut self) {
+        self.idle = None;
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        if self.running.is_some()
+            && let Err(error) = self.join()
+        {
+            tracing::debug!(path = %self.path.display(), %error, "the last checkpoint failed");
+        }
+    }
+}
+
+fn passes(
+    connection: &Connection,
+    files: &Files,
+    path: &Path,
+    remaining_max: u32,
+) -> Result<Passed, rusqlite::Error> {
+    let mut before = u32::MAX;
+    let mut moved_before = seen(files).map(|seen| seen.backfilled);
+    let mut moved = false;
+    for _ in 0..PASSES_MAX {
+        let (frames, backfilled) = passive(connection)?;
+        moved |= moved_before.is_none_or(|earlier| backfilled > earlier);
+        moved_before = Some(backfilled);
+        let remaining = remaining(files).unwrap_or(frames.saturating_sub(backfilled));
+        // Nothing reached the end: what was moved is in the page cache only.
+        if frames != backfilled || remaining > 0 {
+            // SAFETY: the descriptor is open as long as `files` is.
+            let answer = unsafe { libc::fdatasync(files.database.as_raw_fd()) };
+            if answer != 0 {
+                let error = std::io::Error::last_os_error();
+                tracing::warn!(path = %path.display(), %error, "the database cannot be synced");
+            }
+        }
+        let remaining = self::remaining(files).unwrap_or(remaining);
+        if remaining <= remaining_max || remaining >= before {
+            return Ok(Passed { remaining, moved });
+        }
+        before = remaining;
+    }
+    Ok(Passed { remaining: before, moved })
+}
+
+fn seen(files: &Files) -> Option<index::Seen> {
+    index::read(&files.log.as_ref()?.shm).ok()
+}
+
+/// Frames that are not in the database at this moment.
+fn remaining(files: &Files) -> Option<u32> {
+    let seen = seen(files)?;
+    Some(seen.index?.frames.saturating_sub(seen.backfilled))
+}
+
+/// Moves what nobody reads: frames in the WAL, and how many of them are in the database.
+///
+/// # Errors
+/// What SQLite answers; another checkpoint at work is none.
+pub(crate) fn passive(connection: &Connection) -> Result<(u32, u32), rusqlite::Error> {
+    checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)")
+        .map(|(_, frames, moved)| (frames, moved))
+}
+
+/// Gives the WAL back to the file system: true when it is empty now.
+///
+/// # Errors
+/// What SQLite answers; readers or writers in the way are none.
+pub(crate) fn truncate(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    checkpoint(connection, "PRAGMA wal_checkpoint(TRUNCATE)").map(|(busy, ..)| !busy)
+}
+
+fn checkpoint(connection: &Connection, order: &str) -> Result<(bool, u32, u32), rusqlite::Error> {
+    // SQLite says -1 for what it did not learn.
+    let count = |value: i64| u32::try_from(value).unwrap_or(0);
+    connection.query_row(order, [], |row| {
+        Ok((row.get::<_, i64>(0)? != 0, count(row.get(1)?), count(row.get(2)?)))
+    })
+}

@@ -1,0 +1,612 @@
+//! One database on the primary: what was captured becomes shipments.
+//!
+//! The table always describes the position shipped last; the changes are what was captured since.
+//! Where nobody attends, they are folded into the table and forgotten: no log is kept, a standby
+//! that comes back compares tables. Promises: a shipment is whole transactions; a page leaves only
+//! after it was captured; nothing is queued beyond what the channel takes.
+
+use crate::capture::Source;
+use crate::changes::Changes;
+use crate::follow::{CaptureError, Drained, LostTrail};
+use crate::hash::{lock_page, page_hash};
+use crate::outlet::Outlet;
+use crate::snapshot::Snapshot;
+use crate::table::{GROUP_PAGES, Table};
+use crate::wire::{self, GROUPS_MAX, Hashes, Head, Message, Offer, PAGES_BYTES_MAX, Position};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Images of one database that wait for the channel; beyond it only numbers of pages.
+const CHANGES_BYTES_MAX: usize = 16 << 20;
+/// Frames taken from the WAL in one turn.
+const FRAMES_PER_TURN_MAX: u32 = 4_096;
+/// Moments of capture that are remembered to tell how old the oldest missing transaction is.
+const CAPTURED_MAX: usize = 4_096;
+/// Requests for page hashes that are under way at one time.
+const WANTS_MAX: usize = 4;
+
+/// What a turn found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Turn {
+    /// Somebody committed: look again soon.
+    pub busy: bool,
+    /// Work is left that does not wait for anybody.
+    pub more: bool,
+    /// The trail was lost in this turn: all pages must be read again.
+    pub lost: Option<LostTrail>,
+}
+
+/// The standby, as far as this database goes.
+#[derive(Debug)]
+enum Attendant {
+    /// Nobody asked for this database yet.
+    Nobody,
+    /// It told what it has; pages that differ are being found.
+    Comparing(Comparing),
+    /// Everything shipped so far follows from what it has.
+    Live,
+}
+
+#[derive(Debug)]
+struct Comparing {
+    offer: Offer,
+    sums: Vec<u128>,
+    /// Groups that differ, in ascending order; None before all sums are there.
+    groups: Option<Vec<u32>>,
+    /// How many of them were asked for, and how many answers came.
+    asked: usize,
+    answered: usize,
+    /// Pages that differ.
+    pages: Vec<u32>,
+}
+
+/// Pages on their way.
+#[derive(Debug)]
+struct Shipment {
+    pages: Pages,
+    /// Where this database is when all are applied.
+    position: Position,
+    pages_total: u32,
+    before: u128,
+    copy: bool,
+    /// Somebody receives it; else it is only folded into the table.
+    sent: bool,
+    first: bool,
+    /// Pages that went so far, for the report of a copy.
+    count: u64,
+}
+
+#[derive(Debug)]
+enum Pages {
+    /// Images that were captured, in ascending order of pages, from this place on.
+    Captured(Changes, Vec<u32>, usize),
+    /// Some pages of a snapshot.
+    Listed(Snapshot, Vec<u32>, usize),
+    /// All pages of a snapshot, from this one on.
+    All(Snapshot, u32),
+}
+
+/// A copy that was shipped whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Copied {
+    /// Pages that differed.
+    pub pages: u64,
+    /// Pages of the database.
+    pub of: u32,
+}
+
+/// One database, led.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    source: Source,
+    changes: Changes,
+    /// Buffers of the shipment before, for the changes to come.
+    spare: Option<Changes>,
+    /// None while a scan runs.
+    table: Option<Table>,
+    shipped: Position,
+    acked: Option<Position>,
+    attendant: Attendant,
+    shipment: Option<Shipment>,
+    /// When transactions up to which number were captured, of those that are not acknowledged.
+    captured: VecDeque<(u64, Instant)>,
+    /// A copy that ended in this turn.
+    copied: Option<Copied>,
+}
+
+impl Lead {
+    /// Leads from the committed end on, in a new reign: its first transaction has number 1.
+    pub(crate) fn new(source: Source, epoch: u64) -> Lead {
+        Lead {
+            source,
+            changes: Changes::new(CHANGES_BYTES_MAX),
+            spare: None,
+            table: None,
+            shipped: Position { epoch, txid: 0 },
+            acked: None,
+            attendant: Attendant::Nobody,
+            shipment: None,
+            captured: VecDeque::new(),
+            copied: None,
+        }
+    }
+
+    /// The table of this database at the committed end where it begins: of a standby that becomes
+    /// primary under its fence.
+    pub(crate) fn with_table(mut self, table: Table) -> Lead {
+        self.table = Some(table);
+        self
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(crate) fn source_mut(&mut self) -> &mut Source {
+        &mut self.source
+    }
+
+    pub(crate) fn into_source(self) -> (Source, Option<Table>) {
+        let whole = self.shipment.is_none() && self.changes.is_empty();
+        (self.source, self.table.filter(|_| whole))
+    }
+
+    /// A new number for the running reign: what was shipped so far belongs to the old one.
+    pub(crate) fn renumber(&mut self, epoch: u64) -> Position {
+        let before = self.shipped;
+        self.shipped = Position { epoch, txid: 0 };
+        self.acked = None;
+        before
+    }
+
+    /// The last transaction that was captured.
+    pub(crate) fn head(&self) -> Position {
+        let shipped = self.shipment.as_ref().map_or(self.shipped, |shipment| shipment.position);
+        Position { txid: shipped.txid + self.changes.transactions(), ..shipped }
+    }
+
+    /// The last transaction that the standby has; None where nobody attends.
+    pub(crate) fn acked(&self) -> Option<Position> {
+        self.acked
+    }
+
+    /// The standby follows, and lacks nothing but what is on its way.
+    pub(crate) fn is_live(&self) -> bool {
+        let copying = self.shipment.as_ref().is_some_and(|shipment| shipment.copy);
+        matches!(self.attendant, Attendant::Live) && !copying && self.acked.is_some()
+    }
+
+    /// Transactions that the standby does not have; None where nobody attends.
+    pub(crate) fn unacked(&self) -> Option<u64> {
+        let acked = self.acked.filter(|_| self.is_live())?;
+        Some(self.head().txid.saturating_sub(acked.txid))
+    }
+
+    /// Since when something is missing on the standby.
+    pub(crate) fn unacked_since(&self) -> Option<Instant> {
+        self.captured.front().map(|(_, at)| *at)
+    }
+
+    /// Pages that wait for the standby.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.changes.pages_changed() as u64 * u64::from(self.source.page_bytes())
+    }
+
+    pub(crate) fn pages(&self) -> u32 {
+        self.table.as_ref().map_or(0, Table::pages)
+    }
+
+    pub(crate) fn sum(&self) -> Option<u128> {
+        self.table.as_ref().filter(|_| self.shipment.is_none()).map(Table::sum)
+    }
+
+    pub(crate) fn shipped(&self) -> Position {
+        self.shipped
+    }
+
+    pub(crate) fn take_copied(&mut self) -> Option<Copied> {
+        self.copied.take()
+    }
+
+    /// Needs a table: the engine has a snapshot read.
+    pub(crate) fn wants_scan(&self) -> bool {
+        self.table.is_none()
+    }
+
+    /// A snapshot to make the table of, at which the captured changes begin anew.
+    pub(crate) fn scan(&mut self) -> Result<Snapshot, CaptureError> {
+        let head = self.head();
+        let (snapshot, _) = self.source.snapshot(&mut self.changes)?;
+        // What was captured up to here is in the snapshot, and is counted.
+        self.shipped = Position { txid: self.head().txid.max(head.txid), ..head };
+        self.changes.clear();
+        Ok(snapshot)
+    }
+
+    /// The table of the last [`Lead::scan`].
+    pub(crate) fn scanned(&mut self, table: Table) {
+        self.table = Some(table);
+    }
+
+    /// Nobody attends any more.
+    pub(crate) fn deserted(&mut self) {
+        self.attendant = Attendant::Nobody;
+        self.acked = None;
+        if let Some(shipment) = &mut self.shipment {
+            shipment.sent = false;
+        }
+    }
+
+    /// The trail was lost, or the pages are not what the table says: everything is read again, and
+    /// the standby tells anew what it has. Counts as one transaction, as nobody knows how many.
+    pub(crate) fn start_over(&mut self) -> Result<(), CaptureError> {
+        let head = self.head();
+        self.changes.clear();
+        self.shipment = None;
+        self.table = None;
+        self.shipped = Position { txid: head.txid + 1, ..head };
+        self.attendant = Attendant::Nobody;
+        self.source.restart()
+    }
+
+    /// Captures what was committed since.
+    pub(crate) fn capture(&mut self, now: Instant) -> Result<Turn, CaptureError> {
+        let before = self.changes.transactions();
+        let mut drained = self.source.drain(&mut self.changes, FRAMES_PER_TURN_MAX)?;
+        if drained != Drained::More && !matches!(drained, Drained::Lost(_)) {
+            let tended = self.source.tend(now, &mut self.changes)?;
+            if matches!(tended, Drained::Lost(_) | Drained::More) {
+                drained = tended;
+            }
+        }
+        let busy = self.changes.transactions() != before;
+        if busy {
+            let head = self.head().txid;
+            if self.captured.len() >= CAPTURED_MAX {
+                // The oldest moment stands for all before it.
+                let (_, at) = self.captured.pop_front().expect("not empty");
+                if let Some(next) = self.captured.front_mut() {
+                    next.1 = at;
+                }
+            }
+            self.captured.push_back((head, now));
+        }
+        Ok(match drained {
+            Drained::Lost(lost) => Turn { busy: true, more: true, lost: Some(lost) },
+            Drained::More => Turn { busy: true, more: true, lost: None },
+            Drained::Nothing | Drained::Some => Turn { busy, more: false, lost: None },
+        })
+    }
+
+    /// Ships, or folds, as much as the channel takes: true when work is left that does not wait
+    /// for the channel or for the standby.
+    pub(crate) fn ship(&mut self, id: u32, outlet: &mut Outlet<'_>) -> Result<bool, CaptureError> {
+        loop {
+            if self.shipment.is_some() {
+                if !self.go_on(id, outlet)? {
+                    return Ok(false);
+                }
+                continue;
+            }
+            if self.table.is_none() {
+                return Ok(false);
+            }
+            if let Attendant::Comparing(comparing) = &mut self.attendant {
+                let table = self.table.as_ref().expect("just seen");
+                if !comparing.go_on(id, table, outlet) {
+                    return Ok(false);
+                }
+                self.begin_copy()?;
+                continue;
+            }
+            if self.changes.is_empty() {
+                return Ok(false);
+            }
+            let sent = matches!(self.attendant, Attendant::Live) && outlet.is_open();
+            if sent && !outlet.has_room() {
+                return Ok(false);
+            }
+            self.begin(sent)?;
+        }
+    }
+
+    fn begin(&mut self, sent: bool) -> Result<(), CaptureError> {
+        let before = self.table.as_ref().map_or(0, Table::sum);
+        let pages = if self.changes.is_complete() {
+            let fresh = self.spare.take().unwrap_or_else(|| Changes::new(CHANGES_BYTES_MAX));
+            let changes = std::mem::replace(&mut self.changes, fresh);
+            let numbers = changes.pages().map(|(number, _)| number).collect();
+            let position = self.after(changes.transactions());
+            let pages_total = changes.pages_total();
+            self.shipment = Some(Shipment {
+                pages: Pages::Captured(changes, numbers, 0),
+                position,
+                pages_total,
+                before,
+                copy: false,
+                sent,
+                first: true,
+                count: 0,
+            });
+            return Ok(());
+        } else {
+            let (snapshot, gapless) = self.source.snapshot(&mut self.changes)?;
+            if !gapless {
+                return self.start_over();
+            }
+            let numbers: Vec<u32> = self.changes.pages().map(|(number, _)| number).collect();
+            Pages::Listed(snapshot, numbers, 0)
+        };
+        let position = self.after(self.changes.transactions());
+        let pages_total = self.changes.pages_total();
+        self.changes.clear();
+        let (copy, first, count) = (false, true, 0);
+        self.shipment =
+            Some(Shipment { pages, position, pages_total, before, copy, sent, first, count });
+        Ok(())
+    }
+
+    /// The pages that differ were found: a snapshot has what they are now.
+    fn begin_copy(&mut self) -> Result<(), CaptureError> {
+        let Attendant::Comparing(comparing) = &mut self.attendant else { return Ok(()) };
+        let mut numbers = std::mem::take(&mut comparing.pages);
+        let everything = comparing.offer.pages == 0;
+        let (snapshot, gapless) = self.source.snapshot(&mut self.changes)?;
+        if !gapless {
+            return self.start_over();
+        }
+        let pages_total = snapshot.pages_total();
+        let position = self.after(self.changes.transactions());
+        let pages = if everything {
+            Pages::All(snapshot, 1)
+        } else {
+            numbers.extend(self.changes.pages().map(|(number, _)| number));
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers.retain(|number| *number <= pages_total);
+            Pages::Listed(snapshot, numbers, 0)
+        };
+        self.changes.clear();
+        self.attendant = Attendant::Live;
+        self.shipment = Some(Shipment {
+            pages,
+            position,
+            pages_total,
+            before: 0,
+            copy: true,
+            sent: true,
+            first: true,
+            count: 0,
+        });
+        Ok(())
+    }
+
+    fn after(&self, transactions: u64) -> Position {
+        Position { txid: self.shipped.txid + transactions, ..self.shipped }
+    }
+
+    /// Sends frames of the shipment under way: false when the channel has no room.
+    fn go_on(&mut self, id: u32, outlet: &mut Outlet<'_>) -> Result<bool, CaptureError> {
+        let page_bytes = self.source.page_bytes() as usize;
+        let per_frame = (PAGES_BYTES_MAX / page_bytes).max(1);
+        let (Some(shipment), Some(table)) = (&mut self.shipment, &mut self.table) else {
+            return Ok(true);
+        };
+        if shipment.sent && !outlet.is_open() {
+            shipment.sent = false;
+        }
+        if shipment.sent && !outlet.has_room() {
+            return Ok(false);
+        }
+        let images = shipment.pages.take(per_frame, shipment.pages_total, page_bytes)?;
+        for (number, image) in images.iter() {
+            table.set(number, page_hash(number, image));
+        }
+        shipment.count += images.len() as u64;
+        let last = images.last;
+        if last {
+            table.resize(shipment.pages_total);
+        }
+        if shipment.sent {
+            let head = Head {
+                id,
+                first: shipment.first,
+                last,
+                copy: shipment.copy,
+                position: shipment.position,
+                pages: shipment.pages_total,
+                before: shipment.before,
+                after: if last { table.sum() } else { 0 },
+            };
+            outlet.pages(&head, images.iter());
+        }
+        drop(images);
+        shipment.first = false;
+        if last && let Some(done) = self.shipment.take() {
+            self.finish(done);
+        }
+        Ok(true)
+    }
+
+    fn finish(&mut self, done: Shipment) {
+        self.shipped = done.position;
+        if done.copy && done.sent {
+            self.copied = Some(Copied { pages: done.count, of: done.pages_total });
+        }
+        if !done.sent {
+            // Nobody was told: whoever comes compares tables.
+            self.captured.clear();
+        }
+        if let Pages::Captured(mut changes, ..) = done.pages {
+            changes.clear();
+            self.spare = Some(changes);
+        }
+    }
+
+    /// The standby tells what it has.
+    pub(crate) fn offered(&mut self, offer: Offer) {
+        self.acked = None;
+        if let Some(shipment) = &mut self.shipment {
+            // What is under way was for what it had before.
+            shipment.sent = false;
+        }
+        let comparing = Comparing {
+            sums: Vec::new(),
+            groups: None,
+            asked: 0,
+            answered: 0,
+            pages: Vec::new(),
+            offer,
+        };
+        self.attendant = Attendant::Comparing(comparing);
+    }
+
+    /// Sums of its groups. False when they do not fit what it offered.
+    pub(crate) fn sums(&mut self, first: u32, sums: Hashes<'_>) -> bool {
+        let Attendant::Comparing(comparing) = &mut self.attendant else { return true };
+        let fits = first as usize == comparing.sums.len()
+            && comparing.sums.len() + sums.len() <= comparing.offer.groups as usize;
+        if fits {
+            comparing.sums.extend(sums.iter());
+        }
+        fits
+    }
+
+    /// Hashes of the pages of a group that was asked for. False when nobody asked.
+    pub(crate) fn hashes(&mut self, group: u32, hashes: Hashes<'_>) -> bool {
+        let (Attendant::Comparing(comparing), Some(table)) = (&mut self.attendant, &self.table)
+        else {
+            return true;
+        };
+        let asked = comparing.groups.as_ref().and_then(|groups| groups.get(comparing.answered));
+        if asked != Some(&group) || comparing.answered >= comparing.asked {
+            return false;
+        }
+        comparing.answered += 1;
+        let theirs: Vec<u128> = hashes.iter().collect();
+        comparing.pages.extend(table.differing_pages(group, &theirs));
+        true
+    }
+
+    /// The standby has this much.
+    pub(crate) fn acknowledged(&mut self, position: Position) {
+        if position.epoch != self.shipped.epoch || position.txid > self.head().txid {
+            return;
+        }
+        self.acked = Some(position);
+        while self.captured.front().is_some_and(|(txid, _)| *txid <= position.txid) {
+            self.captured.pop_front();
+        }
+    }
+}
+
+impl Comparing {
+    /// Asks for what is missing: true when all pages that differ are known.
+    fn go_on(&mut self, id: u32, table: &Table, outlet: &mut Outlet<'_>) -> bool {
+        if self.offer.pages == 0 {
+            return true;
+        }
+        if self.sums.len() < self.offer.groups as usize {
+            return false;
+        }
+        let (sums, offered) = (&self.sums, self.offer.groups);
+        let groups = self.groups.get_or_insert_with(|| {
+            let mut groups = table.differing_groups(sums);
+            // Groups beyond its end need no hashes: all their pages differ.
+            groups.sort_unstable();
+            groups
+        });
+        if self.asked == 0 {
+            let beyond = groups.partition_point(|group| *group < offered);
+            for group in groups.drain(beyond..) {
+                self.pages.extend(table.differing_pages(group, &[]));
+            }
+        }
+        while self.asked < groups.len() && self.asked - self.answered < WANTS_MAX * GROUPS_MAX {
+            let most = groups.len().min(self.asked + GROUPS_MAX);
+            outlet.message(&Message::Want(id, groups[self.asked..most].to_vec()));
+            self.asked = most;
+        }
+        self.answered == groups.len()
+    }
+}
+
+/// Pages of one frame.
+pub(crate) struct Images<'a> {
+    borrowed: Vec<(u32, &'a [u8])>,
+    owned: Vec<u8>,
+    numbers: Vec<u32>,
+    page_bytes: usize,
+    last: bool,
+}
+
+impl Images<'_> {
+    fn len(&self) -> usize {
+        self.borrowed.len() + self.numbers.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> + Clone {
+        let owned = self.numbers.iter().copied().zip(self.owned.chunks_exact(self.page_bytes));
+        self.borrowed.iter().copied().chain(owned)
+    }
+}
+
+impl Pages {
+    fn take(
+        &mut self,
+        most: usize,
+        pages_total: u32,
+        page_bytes: usize,
+    ) -> Result<Images<'_>, CaptureError> {
+        let none = |last| Images {
+            borrowed: Vec::new(),
+            owned: Vec::new(),
+            numbers: Vec::new(),
+            page_bytes,
+            last,
+        };
+        match self {
+            Pages::Captured(changes, numbers, from) => {
+                let end = numbers.len().min(*from + most);
+                let part = &numbers[*from..end];
+                *from = end;
+                let image = |number: &u32| Some((*number, changes.image(*number)?));
+                let borrowed = part.iter().filter_map(image).collect();
+                Ok(Images { borrowed, ..none(end == numbers.len()) })
+            }
+            Pages::Listed(snapshot, numbers, from) => {
+                let end = numbers.len().min(*from + most);
+                let part = numbers[*from..end].to_vec();
+                *from = end;
+                let mut owned = Vec::with_capacity(part.len() * page_bytes);
+                let mut found = Vec::with_capacity(part.len());
+                for number in part {
+                    if number > pages_total {
+                        continue;
+                    }
+                    if let Some(image) = snapshot.page(number)? {
+                        owned.extend_from_slice(&image);
+                        found.push(number);
+                    }
+                }
+                Ok(Images { owned, numbers: found, ..none(end == numbers.len()) })
+            }
+            Pages::All(snapshot, from) => {
+                let end = pages_total.min(*from + u32::try_from(most).unwrap_or(1) - 1);
+                let lock = lock_page(u32::try_from(page_bytes).unwrap_or(0));
+                let mut owned = Vec::with_capacity(most * page_bytes);
+                let mut found = Vec::with_capacity(most);
+                for number in (*from..=end).filter(|number| *number != lock) {
+                    if let Some(image) = snapshot.page(number)? {
+                        owned.extend_from_slice(&image);
+                        found.push(number);
+                    }
+                }
+                *from = end + 1;
+                Ok(Images { owned, numbers: found, ..none(end >= pages_total) })
+            }
+        }
+    }
+}
+
+const _: () = assert!(wire::FRAME_BYTES_MAX > PAGES_BYTES_MAX * 2 + GROUP_PAGES as usize * 16);
