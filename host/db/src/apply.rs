@@ -7,10 +7,10 @@
 //! copy holds.
 //!
 //! Pages go through `sqlite_dbpage` inside an ordinary write transaction, under rules of which each
-//! one has its test (`apply_tests.rs`): page 1 is written last, since its schema cookie makes the
-//! next statement read the schema anew; the end of the file is moved in the same statement, since
-//! it is forgotten when a page is written after it; the page cache is dropped after each
-//! transaction, since the b-tree layer does not see what changed below it.
+//! one has its test (`apply_tests.rs`): page 1 is written after all others, since its schema cookie
+//! makes the next statement read the schema anew, which must be whole by then; the end of the file
+//! is moved after it, since a page written later makes SQLite forget that; and nothing of a page is
+//! cached that a transaction changes, since the b-tree layer does not see it change.
 
 mod checkpoint;
 mod create;
@@ -297,6 +297,7 @@ impl Replica {
         self.writer.forget_pages();
         if transaction.first {
             self.auto_vacuum_full = said_auto_vacuum_full(&self.first);
+            self.writer.read_schema();
         }
         let (change, pages) = self.header().inspect_err(|_| self.table = None)?;
         self.change = change;
@@ -330,7 +331,7 @@ impl Replica {
             (false, false) => Ok(()),
             (true, false) => self.writer.page(1, &self.first),
             (false, true) => self.writer.end(end),
-            (true, true) => self.writer.first_and_end(&self.first, end),
+            (true, true) => self.writer.page(1, &self.first).and_then(|()| self.writer.end(end)),
         };
         written.and_then(|()| self.writer.commit()).map_err(|source| self.sqlite(source))
     }

@@ -22,9 +22,9 @@ pub(super) struct Writer {
     begin: Statement,
     page: Statement,
     end: Statement,
-    first_and_end: Statement,
     commit: Statement,
     rollback: Statement,
+    schema: Statement,
     connection: Connection,
 }
 
@@ -49,11 +49,9 @@ impl Writer {
             begin: prepare(c"BEGIN IMMEDIATE")?,
             page: prepare(c"INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, ?2)")?,
             end: prepare(c"INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, NULL)")?,
-            first_and_end: prepare(
-                c"INSERT INTO sqlite_dbpage(pgno, data) VALUES (1, ?2), (?1, NULL)",
-            )?,
             commit: prepare(c"COMMIT")?,
             rollback: prepare(c"ROLLBACK")?,
+            schema: prepare(c"SELECT 1 FROM sqlite_schema LIMIT 0")?,
             connection,
         })
     }
@@ -69,11 +67,6 @@ impl Writer {
     /// Cuts the file from this page on.
     pub(super) fn end(&self, number: i64) -> rusqlite::Result<()> {
         self.end.run(&self.connection, Some(number), None)
-    }
-
-    /// Page 1 and the new end in one statement, which looks at the schema's cookie only before.
-    pub(super) fn first_and_end(&self, first: &[u8], number: i64) -> rusqlite::Result<()> {
-        self.first_and_end.run(&self.connection, Some(number), Some(first))
     }
 
     pub(super) fn commit(&self) -> rusqlite::Result<()> {
@@ -100,6 +93,16 @@ impl Writer {
     /// flag of the b-tree, until the next transaction reads page 1 again.
     pub(super) fn hold_vacuum(&self) -> rusqlite::Result<()> {
         self.connection.prepare("PRAGMA main.auto_vacuum=INCREMENTAL").map(drop)
+    }
+
+    /// Reads the schema, if its cookie changed, now and not within the next transaction: the pages
+    /// that it is read from would be parsed before that transaction replaces them. When a schema
+    /// cannot be read, the next transaction says so.
+    pub(super) fn read_schema(&self) {
+        if let Err(error) = self.schema.run(&self.connection, None, None) {
+            tracing::debug!(%error, "the schema of a copy cannot be read");
+        }
+        self.forget_pages();
     }
 
     /// The b-tree layer keeps what it parsed of pages; it did not see them change.
