@@ -148,6 +148,11 @@ impl Attached {
         gone(self.wal(), "-wal") || gone(self.shm(), "-shm")
     }
 
+    /// Device and inode of the database file.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// The connection that keeps the WAL in being.
     pub(crate) fn keeper(&self) -> &Connection {
         &self.keeper
@@ -208,7 +213,7 @@ pub(crate) fn connect(path: &Path, busy_wait: Duration) -> rusqlite::Result<Conn
 
 /// The WAL stays when the last connection closes, and nobody checkpoints it then: the daemon's own
 /// end must not change what its next life reads.
-fn keep_wal(connection: &Connection) {
+pub(crate) fn keep_wal(connection: &Connection) {
     let mut on: std::ffi::c_int = 1;
     // SAFETY: the handle is open; both calls take an int by address or by value, as documented in
     // sqlite3.h for SQLITE_FCNTL_PERSIST_WAL and SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE.

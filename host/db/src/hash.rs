@@ -1,22 +1,39 @@
-//! The hash by which two nodes compare pages.
+//! The hash of a page: what two nodes compare instead of pages.
 
-use xxhash_rust::xxh3::xxh3_128_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_seed};
 
-/// What SQLite itself rewrites on the copy of page 1: format versions, change counter, the version
-/// for which it is valid and the library's number.
-const VOLATILE: [std::ops::Range<usize>; 3] = [18..20, 24..28, 92..100];
+/// Bytes of the header of a database, at the begin of page 1.
+pub(crate) const HEADER_BYTES: usize = 100;
 
-/// The hash of a page; its number goes in, so that two pages that change places are seen.
+/// What SQLite rewrites on the copy as it pleases, and is therefore not compared: the versions of
+/// the format (rollback journal or WAL), the change counter, and for which change counter and by
+/// which library the header was written last (SQLite's `fileformat2`, §1.3).
+const MASKED: [std::ops::Range<usize>; 3] = [18..20, 24..28, 92..100];
+
+/// The hash of one page, 512 to 65536 bytes, numbered from 1. The number is part of it: the sum of
+/// a database tells two pages that changed places.
 #[must_use]
 pub fn page_hash(number: u32, bytes: &[u8]) -> u128 {
-    if number != 1 || bytes.len() < 100 {
-        return xxh3_128_with_seed(bytes, u64::from(number));
+    let seed = u64::from(number);
+    if number != 1 || bytes.len() < HEADER_BYTES {
+        return xxh3_128_with_seed(bytes, seed);
     }
-    let mut masked = bytes.to_vec();
-    for range in VOLATILE {
+    let (head, rest) = bytes.split_at(HEADER_BYTES);
+    let mut masked = [0; HEADER_BYTES];
+    masked.copy_from_slice(head);
+    for range in MASKED {
         masked[range].fill(0);
     }
-    xxh3_128_with_seed(&masked, 1)
+    let mut hasher = Xxh3::with_seed(seed);
+    hasher.update(&masked);
+    hasher.update(rest);
+    hasher.digest128()
+}
+
+/// Whether SQLite has pages of this size.
+#[must_use]
+pub fn is_page_size(bytes: u32) -> bool {
+    (512..=65536).contains(&bytes) && bytes.is_power_of_two()
 }
 
 #[cfg(test)]
@@ -24,15 +41,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_counts_and_volatile_bytes_of_page_one_do_not() {
-        let page = vec![3; 512];
-        assert_ne!(page_hash(2, &page), page_hash(3, &page));
-        for at in 0..512 {
-            let mut other = page.clone();
-            other[at] ^= 1;
-            let volatile = VOLATILE.iter().any(|range| range.contains(&at));
-            assert_eq!(page_hash(1, &page) == page_hash(1, &other), volatile, "byte {at}");
-            assert_ne!(page_hash(2, &page), page_hash(2, &other), "byte {at}");
+    fn masked_bytes_of_page_one_do_not_count_and_all_others_do() {
+        let page: Vec<u8> = (0..512u32).map(|at| (at % 251) as u8).collect();
+        let hash = page_hash(1, &page);
+        for at in 0..page.len() {
+            let mut changed = page.clone();
+            changed[at] ^= 0xff;
+            let masked = MASKED.iter().any(|range| range.contains(&at));
+            assert_eq!(page_hash(1, &changed) == hash, masked, "byte {at}");
+            assert_ne!(page_hash(2, &changed), page_hash(2, &page), "byte {at} of page 2");
         }
+    }
+
+    #[test]
+    fn the_number_of_a_page_is_part_of_its_hash() {
+        let page = [7; 4096];
+        assert_ne!(page_hash(2, &page), page_hash(3, &page));
+    }
+
+    #[test]
+    fn masking_hashes_as_a_zeroed_page_would() {
+        let mut page = vec![9; 1024];
+        let hash = page_hash(1, &page);
+        for range in MASKED {
+            page[range].fill(0);
+        }
+        assert_eq!(hash, xxh3_128_with_seed(&page, 1));
     }
 }

@@ -6,24 +6,34 @@
 //! anything of its own into a user's database, to stop for a lost trail, and to know who is
 //! primary: it is told.
 
+mod apply;
 mod attach;
 mod changes;
 mod checkpoint;
+mod fence;
 mod follow;
 mod frames;
 mod hash;
 mod index;
 mod lock;
+mod scan;
 mod snapshot;
+mod table;
 mod tend;
 mod trail;
 
+pub use apply::{
+    ApplyError, Checkpoint, CheckpointKind, CreateError, Durability, Owner, Replica, create,
+};
 pub use attach::{AttachError, Attached};
 pub use changes::Changes;
+pub use fence::{Fence, FenceError};
 pub use follow::Follower;
 #[doc(hidden)]
 pub use follow::Guard;
-pub use hash::page_hash;
+pub use hash::{is_page_size, page_hash};
+pub use scan::{Scan, ScanError, Scanned};
 pub use snapshot::{Snapshot, lock_page};
+pub use table::{GROUP_PAGES, Table};
 pub use tend::CHECKPOINT_FRAMES;
 pub use trail::{CaptureError, Counters, Drained, LostTrail, Trail};

@@ -1,0 +1,118 @@
+//! Checkpoints of the copy: its WAL stays small, and no reader waits for that.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::ffi;
+
+use super::{ApplyError, sqlite_error};
+use crate::attach::{Attached, Files, keep_wal};
+use crate::fence::Pass;
+use crate::index::Seen;
+
+/// Frames not yet in the database, in bytes, from which they are moved there. The applier's next
+/// transaction then begins the WAL anew, if no reader is in it.
+const PASSIVE_BYTES: u64 = 4 << 20;
+/// Length of the WAL from which it is given back to the disk.
+const TRUNCATE_BYTES: u64 = 64 << 20;
+/// Pause after a checkpoint: readers that were in the way may be so still.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Header of a frame of the WAL.
+const FRAME_HEADER_BYTES: u64 = 24;
+
+const _: () = assert!(PASSIVE_BYTES < TRUNCATE_BYTES);
+
+/// How far a checkpoint goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointKind {
+    /// Moves what no reader needs; nobody waits.
+    Passive,
+    /// Gives the WAL's space back as well, when no reader is in it; nobody waits.
+    Truncate,
+}
+
+/// When the last one was.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// What is due, given what the WAL-index says and how long the WAL is.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        seen: &Seen,
+        wal_bytes: u64,
+    ) -> Option<CheckpointKind> {
+        let index = seen.index?;
+        let waiting = u64::from(index.frames.saturating_sub(seen.backfilled));
+        let waiting_bytes = waiting * (u64::from(index.page_bytes) + FRAME_HEADER_BYTES);
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
+            return None;
+        }
+        let kind = if wal_bytes > TRUNCATE_BYTES {
+            CheckpointKind::Truncate
+        } else if waiting_bytes > PASSIVE_BYTES {
+            CheckpointKind::Passive
+        } else {
+            return None;
+        };
+        self.last = Some(now);
+        Some(kind)
+    }
+}
+
+/// A checkpoint that is due. It waits for disks: run it where that hinders nobody.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    pass: Pass,
+    kind: CheckpointKind,
+    /// Closed after the connection of [`Checkpoint::run`].
+    _files: Arc<Files>,
+}
+
+impl Checkpoint {
+    pub(super) fn new(attached: &Attached, pass: Pass, kind: CheckpointKind) -> Checkpoint {
+        let (path, files) = (attached.path().to_owned(), attached.files().clone());
+        Checkpoint { path, pass, kind, _files: files }
+    }
+
+    /// What it will do.
+    #[must_use]
+    pub fn kind(&self) -> CheckpointKind {
+        self.kind
+    }
+
+    /// Runs it. Readers, other checkpoints, and transactions that are in the way are no error: the
+    /// rest is for the next one.
+    ///
+    /// # Errors
+    /// What SQLite answers.
+    pub fn run(self) -> Result<(), ApplyError> {
+        let failed = |source| sqlite_error(&self.path, source);
+        let connection = self.pass.connect(&self.path).map_err(failed)?;
+        connection.execute_batch("PRAGMA synchronous=NORMAL").map_err(failed)?;
+        keep_wal(&connection);
+        let mode = match self.kind {
+            CheckpointKind::Passive => ffi::SQLITE_CHECKPOINT_PASSIVE,
+            CheckpointKind::Truncate => ffi::SQLITE_CHECKPOINT_TRUNCATE,
+        };
+        // SAFETY: the handle is open, the name is a C string, and both counts may be null.
+        let code = unsafe {
+            ffi::sqlite3_wal_checkpoint_v2(
+                connection.handle(),
+                c"main".as_ptr(),
+                mode,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        };
+        match code & 0xff {
+            ffi::SQLITE_OK | ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => Ok(()),
+            _ => Err(failed(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
+        }
+    }
+}
