@@ -9,6 +9,7 @@
 mod attach;
 mod changes;
 mod checkpoint;
+mod differ;
 mod follow;
 mod frames;
 mod hash;
@@ -17,9 +18,11 @@ mod lock;
 mod snapshot;
 mod tend;
 mod trail;
+mod watch;
 
-pub use attach::{AttachError, Attached};
+pub use attach::{AttachError, Attached, AttachedAsIs};
 pub use changes::Changes;
+pub use differ::Differ;
 pub use follow::Follower;
 #[doc(hidden)]
 pub use follow::Guard;
@@ -27,3 +30,4 @@ pub use hash::page_hash;
 pub use snapshot::{Snapshot, lock_page};
 pub use tend::CHECKPOINT_FRAMES;
 pub use trail::{CaptureError, Counters, Drained, LostTrail, Trail};
+pub use watch::{WalWatch, WatchId, Woken};
