@@ -85,6 +85,11 @@ impl Changes {
         self.bytes
     }
 
+    /// Room for more images.
+    pub(crate) fn room_bytes(&self) -> usize {
+        self.bytes_max.saturating_sub(self.bytes)
+    }
+
     /// Whether every changed page still has its image.
     #[must_use]
     pub fn is_complete(&self) -> bool {

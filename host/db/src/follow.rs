@@ -590,3 +590,7 @@ impl From<Wrong> for Stop {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

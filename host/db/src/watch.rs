@@ -1,178 +1,175 @@
-//! Notices of the kernel that a log was written to, for many databases on one descriptor
-//! (inotify(7)). Hints, never the truth: whoever is not noticed is looked at anyway, only later.
+//! Which database was written: one inotify descriptor for all of them.
+//!
+//! An event says that somebody writes, not that he has committed: a WAL is modified before its
+//! index. Whoever is woken looks again for a while.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-/// Bytes read at one time: some hundred notices.
-const BUFFER_BYTES: usize = 16 * 1024;
+/// Events are read in pieces of this size; one holds a name of up to 255 bytes.
+const READ_BYTES: usize = 16 << 10;
+const EVENT_BYTES: usize = size_of::<libc::inotify_event>();
 
-/// What was noticed since.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Noticed {
-    /// Numbers that were given to [`Watch::log`].
-    pub ids: BTreeSet<u32>,
-    /// Something appeared in, or went from, a folder.
-    pub folders: bool,
-    /// Notices were lost: anything may have happened.
-    pub all: bool,
+const _: () = assert!(READ_BYTES > EVENT_BYTES + 256);
+
+/// A file or folder that is watched. The same file twice has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatchId(i32);
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Woken {
+    /// The file was written.
+    Written(WatchId),
+    /// In this folder a file appeared, vanished, or took the place of another.
+    Entry(WatchId, OsString),
+    /// The file or folder is gone, and its watch with it.
+    Gone(WatchId),
+    /// Too much happened: anything may have.
+    Overflow,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Watched {
-    Log(u32),
-    Folder,
-}
-
-/// One inotify descriptor.
+/// Watches files and folders.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    fd: OwnedFd,
-    watched: BTreeMap<i32, Watched>,
-    folders: BTreeSet<PathBuf>,
+pub struct WalWatch {
+    inotify: OwnedFd,
 }
 
-impl Watch {
-    pub(crate) fn new() -> io::Result<Watch> {
-        // SAFETY: only makes a descriptor.
-        let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
-        if fd < 0 {
+impl WalWatch {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// When the system has no inotify instance left (fs.inotify.max_user_instances).
+    pub fn new() -> io::Result<WalWatch> {
+        // SAFETY: no pointers are passed.
+        let descriptor = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
+        if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: just made, and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Watch { fd, watched: BTreeMap::new(), folders: BTreeSet::new() })
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        Ok(WalWatch { inotify: unsafe { OwnedFd::from_raw_fd(descriptor) } })
     }
 
-    pub(crate) fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    /// Readable when [`WalWatch::woken`] has something to tell.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 
-    /// Notices writes to this file under this number, in place of an older one's.
-    pub(crate) fn log(&mut self, file: &Path, id: u32) {
-        self.forget(id);
-        if let Some(number) = self.add(file, libc::IN_MODIFY) {
-            self.watched.insert(number, Watched::Log(id));
-        }
+    /// Watches the WAL of a database, or any file, for writing.
+    ///
+    /// # Errors
+    /// When it does not exist, or there are too many (fs.inotify.max_user_watches).
+    pub fn add(&self, file: &Path) -> io::Result<WatchId> {
+        self.watch(file, libc::IN_MODIFY)
     }
 
-    pub(crate) fn forget(&mut self, id: u32) {
-        let gone: Vec<i32> = self
-            .watched
-            .iter()
-            .filter(|(_, watched)| **watched == Watched::Log(id))
-            .map(|(number, _)| *number)
-            .collect();
-        for number in gone {
-            self.watched.remove(&number);
-            // SAFETY: takes two numbers. A file that is gone has no watch any more.
-            unsafe { libc::inotify_rm_watch(self.fd(), number) };
-        }
+    /// Watches a folder for files that appear, vanish, or replace others.
+    ///
+    /// # Errors
+    /// When it does not exist, or there are too many.
+    pub fn add_folder(&self, folder: &Path) -> io::Result<WatchId> {
+        let entries = libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM;
+        self.watch(folder, entries | libc::IN_ONLYDIR)
     }
 
-    /// Notices what appears in, or goes from, a folder.
-    pub(crate) fn folder(&mut self, folder: &Path) {
-        if self.folders.contains(folder) {
-            return;
-        }
-        let what = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE;
-        if let Some(number) = self.add(folder, what | libc::IN_ONLYDIR) {
-            self.watched.insert(number, Watched::Folder);
-            self.folders.insert(folder.to_owned());
-        }
+    fn watch(&self, path: &Path, mask: u32) -> io::Result<WatchId> {
+        let name = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: the name ends with a zero and outlives the call.
+        let watch =
+            unsafe { libc::inotify_add_watch(self.inotify.as_raw_fd(), name.as_ptr(), mask) };
+        if watch < 0 { Err(io::Error::last_os_error()) } else { Ok(WatchId(watch)) }
     }
 
-    fn add(&self, path: &Path, what: u32) -> Option<i32> {
-        let name = CString::new(path.as_os_str().as_bytes()).ok()?;
-        // SAFETY: the name is a C string that lives for the call.
-        let number = unsafe { libc::inotify_add_watch(self.fd(), name.as_ptr(), what) };
-        if number < 0 {
-            let error = io::Error::last_os_error();
-            tracing::debug!(path = %path.display(), %error, "not watched: looked at now and then");
-            return None;
-        }
-        Some(number)
+    /// Ends a watch; one that is gone already is no error.
+    pub fn remove(&self, id: WatchId) {
+        // SAFETY: no pointers are passed.
+        unsafe { libc::inotify_rm_watch(self.inotify.as_raw_fd(), id.0) };
     }
 
-    /// What was noticed since the last call.
-    pub(crate) fn noticed(&mut self) -> Noticed {
-        let mut noticed = Noticed::default();
-        let mut buffer = [0u8; BUFFER_BYTES];
+    /// What happened since the last call, each thing once.
+    ///
+    /// # Errors
+    /// What read(2) answers.
+    pub fn woken(&self) -> io::Result<Vec<Woken>> {
+        let mut found = Vec::new();
+        let mut buffer = vec![0u8; READ_BYTES];
         loop {
-            // SAFETY: reads at most as many bytes as the buffer has.
-            let count =
-                unsafe { libc::read(self.fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
-            let Ok(count) = usize::try_from(count) else { return noticed };
-            if count == 0 {
-                return noticed;
-            }
-            self.read(&buffer[..count], &mut noticed);
-        }
-    }
-
-    fn read(&mut self, mut bytes: &[u8], noticed: &mut Noticed) {
-        // struct inotify_event: watch, mask, cookie, length of the name, name.
-        while let Some((head, rest)) = bytes.split_first_chunk::<16>() {
-            let word = |at: usize| {
-                u32::from_ne_bytes(head[at..at + 4].try_into().expect("four bytes"))
+            // SAFETY: the buffer is as long as is said, and outlives the call.
+            let read = unsafe {
+                libc::read(self.inotify.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
             };
-            let (number, mask) = (word(0).cast_signed(), word(4));
-            bytes = rest.get(word(12) as usize..).unwrap_or_default();
-            if mask & libc::IN_Q_OVERFLOW != 0 {
-                noticed.all = true;
-                noticed.folders = true;
-            }
-            match self.watched.get(&number) {
-                Some(Watched::Log(id)) => drop(noticed.ids.insert(*id)),
-                Some(Watched::Folder) => noticed.folders = true,
-                None => {}
-            }
-            if mask & libc::IN_IGNORED != 0 && self.watched.remove(&number).is_some() {
-                // A folder that is gone may come back, and is watched then.
-                self.folders.retain(|folder| folder.is_dir());
-                noticed.folders = true;
-            }
+            let Ok(read) = usize::try_from(read) else {
+                let error = io::Error::last_os_error();
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::Interrupted => continue,
+                    _ => return Err(error),
+                }
+            };
+            parse(&buffer[..read], &mut found);
         }
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+/// Events as inotify(7) lays them out: watch, mask, cookie, length of the name, name with zeros.
+fn parse(mut bytes: &[u8], found: &mut Vec<Woken>) {
+    while bytes.len() >= EVENT_BYTES {
+        let word = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).expect("four bytes");
+        let id = WatchId(i32::from_ne_bytes(word(0)));
+        let mask = u32::from_ne_bytes(word(4));
+        let end = EVENT_BYTES + u32::from_ne_bytes(word(12)) as usize;
+        let name = &bytes[EVENT_BYTES..end];
+        if mask & libc::IN_Q_OVERFLOW != 0 {
+            found.push(Woken::Overflow);
+        } else if mask & libc::IN_IGNORED != 0 {
+            found.push(Woken::Gone(id));
+        } else if name.is_empty() {
+            found.push(Woken::Written(id));
+        } else {
+            let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+            found.push(Woken::Entry(id, OsString::from_vec(name[..length].to_vec())));
+        }
+        bytes = &bytes[end..];
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
-    fn writes_and_new_files_are_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("a.db-wal");
-        std::fs::write(&log, "x").unwrap();
-        let mut watch = Watch::new().unwrap();
-        watch.log(&log, 7);
-        watch.folder(folder.path());
-        assert_eq!(watch.noticed(), Noticed::default());
-        std::fs::write(&log, "yy").unwrap();
-        let noticed = watch.noticed();
-        assert_eq!((noticed.ids, noticed.all), (BTreeSet::from([7]), false));
-        std::fs::write(folder.path().join("b.db"), "x").unwrap();
-        assert!(watch.noticed().folders);
-        watch.forget(7);
-        watch.noticed();
-        std::fs::write(&log, "zzz").unwrap();
-        assert!(watch.noticed().ids.is_empty());
-    }
-
-    #[test]
-    fn lost_notices_mean_everything() {
-        let mut watch = Watch::new().unwrap();
-        let mut bytes = Vec::new();
-        for word in [u32::MAX, libc::IN_Q_OVERFLOW, 0, 0] {
-            bytes.extend(word.to_ne_bytes());
+    fn each_writing_and_each_entry_is_told_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+        let mut file = std::fs::File::create(&one).expect("a file");
+        std::fs::write(&two, b"2").expect("a file");
+        let watch = WalWatch::new().expect("inotify");
+        let first = watch.add(&one).expect("a watch");
+        let second = watch.add(&two).expect("a watch");
+        let entries = watch.add_folder(folder.path()).expect("a watch");
+        assert_ne!(first, second);
+        assert_eq!(watch.woken().expect("events"), []);
+        for _ in 0..3 {
+            file.write_all(b"frame").expect("written");
         }
-        let mut noticed = Noticed::default();
-        watch.read(&bytes, &mut noticed);
-        assert!(noticed.all && noticed.folders);
+        assert_eq!(watch.woken().expect("events"), [Woken::Written(first)]);
+        std::fs::rename(&one, &two).expect("renamed");
+        let told = watch.woken().expect("events");
+        assert!(told.contains(&Woken::Entry(entries, "two".into())), "{told:?}");
+        assert!(told.contains(&Woken::Gone(second)), "{told:?}");
+        file.write_all(b"more").expect("written");
+        assert_eq!(watch.woken().expect("events"), [Woken::Written(first)]);
+        watch.remove(first);
+        watch.woken().expect("events");
+        file.write_all(b"unheard").expect("written");
+        assert_eq!(watch.woken().expect("events"), []);
     }
 }
