@@ -165,11 +165,17 @@ impl Client {
         }
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
-                Ok(0) => break self.ended = true,
+                Ok(0) => {
+                    self.ended = true;
+                    break;
+                }
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => break self.ended = true,
+                Err(_) => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
         self.ended |= self.unsent.len() > UNREAD_BYTES_MAX;

@@ -9,6 +9,7 @@
 
 mod discover;
 mod hold;
+mod notice;
 mod peer;
 mod roles;
 mod turn;
@@ -19,7 +20,6 @@ use crate::barrier::{Barrier, RequestId};
 use crate::lead::Lead;
 use crate::ledger::Ledger;
 use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
-use crate::watch::Watch;
 use crate::wire::Position;
 use crate::worker::{Ticket, Worker};
 use staffetta_bulk::{Stream, Wake};
@@ -181,7 +181,7 @@ pub fn start(
         }
         None => None,
     };
-    let watch = Watch::new().map_err(failed("inotify"))?;
+    let watch = notice::Watch::new().map_err(failed("inotify"))?;
     let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let checkpoints =
         Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
@@ -197,6 +197,7 @@ pub fn start(
             next_id: 1,
             generation: 0,
             stream: None,
+            frame: Vec::new(),
             arriving,
             todo,
             woken,
@@ -207,6 +208,7 @@ pub fn start(
             waiting: Vec::new(),
             hold: None,
             sync: wait::Sync::default(),
+            without: 0,
             discover_at: now,
             status_at: now,
             board: shared.0,
@@ -303,16 +305,20 @@ struct Engine {
     next_id: u32,
     generation: u64,
     stream: Option<Stream>,
+    /// The frame of the peer that is being read.
+    frame: Vec<u8>,
     arriving: Receiver<Stream>,
     todo: Receiver<Command>,
     woken: OwnedFd,
-    watch: Watch,
+    watch: notice::Watch,
     scans: Worker,
     checkpoints: Worker,
     barrier: Option<Barrier>,
     waiting: Vec<Waiting>,
     hold: Option<hold::Holding>,
     sync: wait::Sync,
+    /// Commits answered without the standby.
+    without: u64,
     discover_at: Instant,
     status_at: Instant,
     board: Board,
@@ -441,7 +447,7 @@ impl Engine {
         for database in self.databases.values() {
             due = due.min(database.look_at);
         }
-        if let Some(at) = self.wait_due() {
+        for at in [self.wait_due(), self.hold_due()].into_iter().flatten() {
             due = due.min(at);
         }
         due

@@ -81,6 +81,7 @@ pub struct Follower {
     open: Open,
     lost: Option<LostTrail>,
     pub(crate) writers_held: bool,
+    leaves_writers_held: bool,
     torn_since: Option<Instant>,
     buffer: Vec<u8>,
     pub(crate) counters: Counters,
@@ -126,6 +127,7 @@ impl Follower {
             open: Open::default(),
             lost: None,
             writers_held,
+            leaves_writers_held: false,
             torn_since: None,
             buffer: Vec::new(),
             counters: Counters::default(),
@@ -552,6 +554,15 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Ends the capture. Writers that are held stay held, for the fence of a standby.
+    #[must_use]
+    pub fn end(mut self) -> Rc<Attached> {
+        self.leaves_writers_held = self.writers_held;
+        Rc::clone(&self.attached)
+    }
+}
+
 impl Drop for Follower {
     /// The descriptors live on while a snapshot shares them, and locks with them.
     fn drop(&mut self) {
@@ -560,6 +571,9 @@ impl Drop for Follower {
             Hold::Bridge => 0,
         };
         for byte in [LockByte::read(slot), LockByte::WRITE] {
+            if byte == LockByte::WRITE && self.leaves_writers_held {
+                continue;
+            }
             if let Err(error) = self.lock(byte, Mode::Unlocked) {
                 tracing::warn!(%error, "a lock stays until the database is closed");
             }

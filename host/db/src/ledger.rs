@@ -129,6 +129,11 @@ impl Ledger {
         self.noted.iter().flatten().map(|noted| noted.position).max_by_key(Position::order)
     }
 
+    /// Nothing was ever noted: this database was not part of a pair yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.reigns.is_empty() && self.newest().is_none()
+    }
+
     /// Waits for an operator.
     pub(crate) fn held(&self) -> bool {
         self.known.held

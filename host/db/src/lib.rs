@@ -7,6 +7,7 @@
 //! primary: it is told.
 
 mod apply;
+mod archive;
 mod attach;
 mod attend;
 mod barrier;
@@ -38,6 +39,7 @@ mod worker;
 pub use apply::{
     ApplyError, Checkpoint, CheckpointKind, CreateError, Durability, Owner, Replica, create,
 };
+pub use archive::{ArchiveError, ArchiveLabel, ArchiveNote, Archived, archive};
 pub use attach::{AttachError, Attached, AttachedAsIs};
 pub use changes::Changes;
 pub use differ::Differ;

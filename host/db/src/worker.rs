@@ -1,14 +1,16 @@
 //! A thread for what reads or writes a whole database: the engine's own thread never waits for it.
 
 use crate::apply::{ApplyError, Checkpoint};
-use crate::archive::{ArchiveError, Archived};
+use crate::archive::{self, ArchiveError, ArchiveLabel, Archived};
 use crate::hash::page_hash;
 use crate::scan::{Scan, ScanError, Scanned};
 use crate::snapshot::Snapshot;
 use crate::table::Table;
 use crate::trail::CaptureError;
 use std::collections::BTreeSet;
+use crate::wire::Position;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -25,7 +27,7 @@ pub(crate) enum Task {
     /// The same of a copy on the standby.
     ScrubCopy(Scan, Table),
     /// A copy of a copy, to keep.
-    Archive(crate::archive::Archiving),
+    Archive { scan: Scan, folder: PathBuf, name: String, at: Position },
     /// A checkpoint of a copy.
     Checkpoint(Checkpoint),
 }
@@ -107,7 +109,10 @@ fn perform(task: Task, go_on: &dyn Fn() -> bool) -> Done {
             let found = scan.table(go_on).map_err(|error| error.to_string());
             Done::Scrub(found.map(|found| differing(&expected, &found.table)))
         }
-        Task::Archive(archiving) => Done::Archive(archiving.run(go_on)),
+        Task::Archive { scan, folder, name, at } => {
+            let label = ArchiveLabel { name: &name, epoch: at.epoch, transaction: at.txid };
+            Done::Archive(archive::archive(&scan, &folder, label))
+        }
         Task::Checkpoint(checkpoint) => Done::Checkpoint(checkpoint.run()),
     }
 }

@@ -5,10 +5,9 @@ use crate::attend::Outcome;
 use crate::outlet::Outlet;
 use crate::status::Notice;
 use crate::wire::{self, Entry, Frame, Message, WireError};
-use staffetta_bulk::Stream;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 impl Engine {
     /// The newest stream is the one; an older one is of a peer that is no longer there.
@@ -225,7 +224,9 @@ impl Engine {
                 database.counters.copied_pages += pages;
                 self.say(Notice::Copied(path, pages, of));
             }
-            Ok(Outcome::Nothing | Outcome::Scan | Outcome::Diverged(_)) => {}
+            Ok(
+                Outcome::Nothing | Outcome::Scan | Outcome::Diverged(_) | Outcome::Remake(_),
+            ) => {}
             Err(error) => {
                 let why = error.to_string();
                 attend.pause(why.clone(), now, &mut outlet);
@@ -265,15 +266,28 @@ impl Engine {
         } else if !self.databases.contains_key(&path) {
             self.add(path.clone(), pattern, now);
         }
-        let page_bytes = entry.page_bytes;
         let Some(database) = self.databases.get_mut(&path) else { return };
         database.look_at = now;
         let Side::Attend(attend) = &mut database.side else { return };
-        if attend.replica().attached().page_bytes() == page_bytes {
-            attend.named(entry);
-        } else {
-            attend.of_other_size(entry);
+        attend.named(entry);
+    }
+
+    /// Makes a copy anew, with pages of the primary's size. Whoever has the old one open reads the
+    /// old one until it opens it again, as after any replacement of a file.
+    pub(super) fn remake(&mut self, path: &Path, entry: Entry, now: Instant) {
+        if let Some(database) = self.databases.get_mut(path) {
+            database.side = Side::Closed;
         }
+        for suffix in ["-wal", "-shm", ""] {
+            let file = crate::attach::beside(path, suffix);
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                let why = format!("cannot replace {}: {error}", file.display());
+                return self.trouble(path, why, now);
+            }
+        }
+        self.named(entry, now);
     }
 
     /// Makes an empty database, for the primary's pages.
@@ -310,6 +324,3 @@ fn refill(mut buffer: Vec<u8>, bytes: &[u8]) -> Vec<u8> {
     buffer.extend_from_slice(bytes);
     buffer
 }
-
-/// A frame's buffer is given back to the system when nothing came for so long.
-pub(super) const FRAME_KEPT_FOR: Duration = Duration::from_secs(5);

@@ -66,10 +66,11 @@ impl Engine {
             Side::Attend(attended) => {
                 let replica = attended.into_replica();
                 let table = replica.table().filter(|_| !replica.foreign_write()).cloned();
-                let side = replica
-                    .promote()
+                let (attached, fence) = replica.promote();
+                let side = fence
+                    .hand_over(&attached)
                     .map_err(|error| error.to_string())
-                    .and_then(|attached| {
+                    .and_then(|()| {
                         Follower::start_fenced(attached).map_err(|error| error.to_string())
                     })
                     .map(|follower| {
@@ -161,8 +162,7 @@ impl Engine {
         let (source, table) = lead.into_source();
         let side = attend(source.end(), durable, false).map(|mut side| {
             if let (Side::Attend(attend), Some(table), true) = (&mut side, table, known) {
-                attend.replica_mut().adopt_own(table);
-                attend.known(&mut database.ledger);
+                attend.of_own_reign(table, &mut database.ledger);
             }
             side
         });
