@@ -7,6 +7,7 @@
 //! primary: it is told.
 
 mod apply;
+mod archive;
 mod attach;
 mod changes;
 mod checkpoint;
@@ -16,6 +17,7 @@ mod frames;
 mod hash;
 mod index;
 mod lock;
+mod rows;
 mod scan;
 mod snapshot;
 mod table;
@@ -25,6 +27,7 @@ mod trail;
 pub use apply::{
     ApplyError, Checkpoint, CheckpointKind, CreateError, Durability, Owner, Replica, create,
 };
+pub use archive::{ArchiveError, ArchiveLabel, ArchiveNote, Archived, archive};
 pub use attach::{AttachError, Attached};
 pub use changes::Changes;
 pub use fence::{Fence, FenceError};
@@ -32,6 +35,7 @@ pub use follow::Follower;
 #[doc(hidden)]
 pub use follow::Guard;
 pub use hash::{is_page_size, page_hash};
+pub use rows::{Difference, Differences, RowsError, Sample, TableDifference, difference};
 pub use scan::{Scan, ScanError, Scanned};
 pub use snapshot::{Snapshot, lock_page};
 pub use table::{GROUP_PAGES, Table};
