@@ -47,6 +47,8 @@ const FRAMES_PER_TURN_MAX: usize = 256;
 /// What is replicated, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
+    /// What both nodes call it; with the file's name behind it where the pattern means many.
+    pub name: String,
     /// Absolute path; the last part may hold `*` and `?`.
     pub pattern: String,
     /// Left in a rollback journal, and followed by differences.
@@ -248,6 +250,7 @@ enum Role {
 
 /// One database.
 struct Database {
+    name: String,
     path: PathBuf,
     pattern: usize,
     id: u32,

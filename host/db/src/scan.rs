@@ -2,7 +2,7 @@
 //! take its time.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::attach::Attached;
@@ -121,6 +121,12 @@ impl Scan {
                 return Err(ScanError::Busy { path, waited_ms: waited.as_millis() });
             }
         }
+    }
+
+    /// The database's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The pages.

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 /// One database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseStatus {
-    /// Its path in the configuration.
+    /// What both nodes call it.
+    pub name: String,
+    /// Its path on this node.
     pub path: PathBuf,
     /// Where it stands.
     pub state: State,

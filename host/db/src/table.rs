@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(ours.differing_groups(&sums), [1, 2]);
         assert_eq!(ours.differing_pages(1, theirs.group(1)), [257]);
         assert_eq!(ours.differing_pages(2, theirs.group(2)), (591..=600).collect::<Vec<_>>());
-        assert_eq!(theirs.differing_pages(2, ours.group(2)), []);
+        assert!(theirs.differing_pages(2, ours.group(2)).is_empty());
         assert_eq!(ours.differing_groups(&[]), [0, 1, 2]);
     }
 

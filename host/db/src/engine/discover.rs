@@ -60,9 +60,12 @@ impl Engine {
         }
     }
 
-    /// The pattern that means a path, by its number.
-    pub(super) fn pattern_of(&self, path: &Path) -> Option<usize> {
-        self.options.patterns.iter().position(|pattern| sites::means(&pattern.pattern, path))
+    /// Where a database of the peer's is on this node, and the number of the pattern that says so.
+    pub(super) fn site_of(&self, name: &str) -> Option<(PathBuf, usize)> {
+        let patterns = self.options.patterns.iter().enumerate();
+        patterns
+            .filter_map(|(at, pattern)| Some((sites::path_of(&pattern.name, &pattern.pattern, name)?, at)))
+            .next()
     }
 
     /// Begins to care for a database, and opens it.
@@ -71,8 +74,10 @@ impl Engine {
             Ok(ledger) => ledger,
             Err(error) => return self.say(Notice::Trouble(path, error.to_string())),
         };
-        let interval = self.options.patterns[pattern].scrub;
+        let of = &self.options.patterns[pattern];
+        let interval = of.scrub;
         let database = Database {
+            name: sites::name_of(&of.name, &of.pattern, &path),
             path: path.clone(),
             pattern,
             id: self.next_id,

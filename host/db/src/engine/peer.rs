@@ -245,11 +245,10 @@ impl Engine {
 
     /// The primary names a database: one of ours, or one that is to be made.
     fn named(&mut self, entry: Entry, now: Instant) {
-        let path = PathBuf::from(&entry.path);
-        let Some(pattern) = self.pattern_of(&path) else {
+        let Some((path, pattern)) = self.site_of(&entry.name) else {
             let why = "the primary replicates it and this node's configuration does not name it: \
                        make both configurations equal";
-            return self.say(Notice::Trouble(path, why.into()));
+            return self.say(Notice::Trouble(PathBuf::from(entry.name), why.into()));
         };
         if !path.exists() {
             if let Err(why) = self.make(&path, &entry) {
@@ -311,7 +310,7 @@ fn entry(database: &Database) -> Option<Entry> {
     let metadata = std::fs::metadata(&database.path).ok()?;
     Some(Entry {
         id: database.id,
-        path: database.path.to_str()?.to_owned(),
+        name: database.name.clone(),
         page_bytes: lead.source().page_bytes(),
         owner: (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777),
         lineage: database.ledger.lineage(),

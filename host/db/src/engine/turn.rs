@@ -369,6 +369,7 @@ impl Engine {
     fn status_of(&self, database: &Database, now: Instant) -> DatabaseStatus {
         let pattern = &self.options.patterns[database.pattern];
         let mut status = DatabaseStatus {
+            name: database.name.clone(),
             path: database.path.clone(),
             state: State::Opening,
             position: None,
