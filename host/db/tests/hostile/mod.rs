@@ -152,7 +152,7 @@ impl Model {
 pub(crate) fn integrity_of(path: &Path) -> String {
     let connection = Connection::open(path).expect("a database opens");
     connection.busy_timeout(Duration::from_secs(10)).expect("a timeout");
-    let found = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0));
+    let found = connection.query_row("PRAGMA integrity_check(3)", [], |row| row.get(0));
     found.unwrap_or_else(|error| error.to_string())
 }
 
