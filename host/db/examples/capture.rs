@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             followed.wal_frames_max,
         );
     }
+    idle(folder.path())?;
     drain_speed(&database(folder.path(), "drain")?)?;
     snapshot_speed(&database(folder.path(), "snapshot")?)
 }
@@ -132,6 +133,46 @@ fn follow(
         stall_ms_max: counters.stall_us_max as f64 / 1e3,
         wal_frames_max,
     })
+}
+
+/// A hundred databases that nobody writes, as an engine would tend them.
+fn idle(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    const DATABASES: u32 = 100;
+    let paths: Vec<_> = (0..DATABASES).map(|at| database(folder, &format!("idle{at}"))).collect();
+    let before = resident_kib()?;
+    let mut followers = Vec::new();
+    let mut changes = Changes::new(1 << 20);
+    for path in paths {
+        followers.push(Follower::start(Rc::new(Attached::open(&path?)?))?);
+    }
+    let mut began = (Instant::now(), cpu_ms());
+    let start = began.0;
+    // They become quiet first.
+    while start.elapsed() < Duration::from_secs(8) {
+        let now = Instant::now();
+        for follower in &mut followers {
+            if follower.next_due().is_some_and(|due| due <= now) {
+                follower.tend(now, &mut changes)?;
+            }
+        }
+        if start.elapsed() < Duration::from_secs(4) {
+            began = (Instant::now(), cpu_ms());
+        }
+        let due = followers.iter().filter_map(Follower::next_due).min().unwrap_or(now);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    println!(
+        "{DATABASES} idle: {:.2} % CPU, {} KiB each",
+        (cpu_ms() - began.1) / began.0.elapsed().as_secs_f64() / 10.0,
+        (resident_kib()? - before) / u64::from(DATABASES)
+    );
+    Ok(())
+}
+
+fn resident_kib() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse()?)
 }
 
 /// Reading, checking and storing alone: a log of 100 MB that is there already.

@@ -15,6 +15,7 @@ mod frames;
 mod hash;
 mod index;
 mod lock;
+mod pages;
 mod snapshot;
 mod tend;
 mod trail;

@@ -34,8 +34,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const CHECKPOINT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two looks at which files the paths lead to.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
-/// Frames drained in one look.
-const DRAIN_FRAMES_MAX: u32 = 4096;
+/// Bytes of pages drained in one look: some milliseconds.
+const DRAIN_BYTES_MAX: u32 = 4 << 20;
 
 const _: () = assert!(UNPIN_FRAMES_MIN < CHECKPOINT_FRAMES && HELD_FRAMES_MAX < CHECKPOINT_FRAMES);
 
@@ -82,7 +82,7 @@ impl Follower {
                 return Ok(self.lose_for(LostTrail::Replaced, changes));
             }
         }
-        let drained = self.drain(changes, DRAIN_FRAMES_MAX)?;
+        let drained = self.drain(changes, DRAIN_BYTES_MAX / self.attached.page_bytes())?;
         if matches!(drained, Drained::Lost(_) | Drained::More) {
             self.pace.due = Some(now + LOOK_INTERVAL);
             return Ok(drained);
@@ -227,7 +227,7 @@ impl Follower {
     }
 
     fn finish(&mut self, changes: &mut Changes) -> Result<Drained, CaptureError> {
-        let drained = self.drain(changes, DRAIN_FRAMES_MAX)?;
+        let drained = self.drain(changes, DRAIN_BYTES_MAX / self.attached.page_bytes())?;
         if matches!(drained, Drained::Lost(_) | Drained::More) || self.let_go()? {
             return Ok(drained);
         }
