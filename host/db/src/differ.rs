@@ -7,6 +7,7 @@
 use crate::attach::{AttachedAsIs, Files, connect};
 use crate::changes::Changes;
 use crate::hash::page_hash;
+use crate::pages::Image;
 use crate::snapshot::Snapshot;
 use crate::trail::{CaptureError, Drained, LostTrail};
 use rusqlite::Connection;
@@ -65,7 +66,7 @@ struct Reader {
 
 #[derive(Debug)]
 struct Found {
-    images: Vec<(u32, Option<Box<[u8]>>)>,
+    images: Vec<(u32, Option<Image>)>,
     pages_total: u32,
     resized: bool,
     took: Duration,
@@ -314,7 +315,8 @@ impl Differ {
         if found.images.is_empty() && !found.resized {
             return Ok(Drained::More);
         }
-        changes.commit(found.images.into_iter(), found.pages_total);
+        let count = found.images.len() as u64;
+        changes.commit(count, found.images.into_iter(), found.pages_total);
         Ok(Drained::Some)
     }
 
@@ -359,7 +361,7 @@ impl Reader {
         &mut self,
         room_bytes: usize,
         page_bytes: u32,
-    ) -> Result<(Vec<(u32, Option<Box<[u8]>>)>, Vec<u128>, u32), ScanError> {
+    ) -> Result<(Vec<(u32, Option<Image>)>, Vec<u128>, u32), ScanError> {
         self.snapshot.check_file(page_bytes)?.map_err(ScanError::Lost)?;
         self.snapshot.fix_file(page_bytes)?;
         let (mut images, mut hashes, mut bytes) = (Vec::new(), Vec::new(), 0);

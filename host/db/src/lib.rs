@@ -25,6 +25,7 @@ mod lead;
 mod ledger;
 mod lock;
 mod outlet;
+mod pages;
 mod rows;
 mod scan;
 mod sites;
@@ -42,7 +43,6 @@ pub use apply::{
 };
 pub use archive::{ArchiveError, ArchiveLabel, ArchiveNote, Archived, archive};
 pub use attach::{AttachError, Attached, AttachedAsIs};
-pub use attach::{AttachError, Attached};
 pub use changes::Changes;
 pub use differ::Differ;
 pub use engine::{Command, Handle, HoldReply, Options, Pattern, StartError, start};
