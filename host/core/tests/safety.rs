@@ -12,6 +12,7 @@ const PEER: u64 = 2;
 const BEAT_MS: u64 = 50;
 const LEASE: Span = Span::ms(300);
 const SLACK: Span = Span::ms(20);
+const PATIENCE: Span = Span::ms(1_000);
 
 /// A node of side A (even epochs), its clock, and a disk that writes when told to.
 struct One {
@@ -50,6 +51,8 @@ impl One {
             peer_preferred: false,
             timing: timing(),
             arbiter: false,
+            data: false,
+            drain_patience: PATIENCE,
         };
         let node = Node::new(options, Boot { id: ME, now, disk, slack: SLACK });
         let mut one = One { node, now, done: Vec::new(), writing: None, said: None, heard: 0 };
@@ -121,6 +124,8 @@ impl One {
             eligible: true,
             maintenance: false,
             arbiter: None,
+            synced: None,
+            stale: Some(false),
         };
         change(&mut beat);
         self.step(Event::Heard(beat));

@@ -144,6 +144,9 @@ impl Node {
         self.want.highest = epoch;
         self.want.promised = self.want.promised.max(lease_and_slack);
         self.want.was_primary = false;
+        if reigns {
+            self.hear_synced(beat.synced);
+        }
     }
 
     /// Two primaries met: kept until the split-brain policy has ruled; whoever still serves
@@ -187,6 +190,8 @@ impl Node {
             | State::Claiming { .. }
             | State::Accepting { .. } => self.turn(State::Standby, Why::Granted, fx),
             State::HandedOver { stop, .. } => {
+                // The hand was taken: the fence of a standby holds what was drained.
+                self.drained = None;
                 self.order_done(Ok(()), fx);
                 self.turn(State::Standby, Why::HandingOver, fx);
                 if stop {
