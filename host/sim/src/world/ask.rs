@@ -33,6 +33,7 @@ impl World<'_> {
 
     pub(crate) fn ask(&mut self, at: usize, ask: &Ask) {
         let life = self.seats[at].life;
+        self.count_stale(at, ask);
         let verdict = self.decide(at, ask);
         let policy_ns = self.plan.weather.policy_us * 1_000;
         let mut when = self.now + policy_ns + self.dice.roll(policy_ns / 2 + 1);
