@@ -256,7 +256,7 @@ impl Node {
             return false;
         }
         self.arbiter_alarms(fx);
-        if self.give_up_requests() || self.above_register() {
+        if self.give_up_requests() || self.yields_to_register(fx) || self.above_register() {
             return true;
         }
         let wish = self.wish().filter(|wish| wish.from <= self.now);
@@ -302,6 +302,12 @@ impl Node {
             arbiter.again = again;
         }
         swaps || reads
+    }
+
+    /// A reign after this one acknowledged what is not here.
+    fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let held = self.register().filter(|held| self.register_misses(Some(*held)));
+        held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
 
     /// Whoever writes the register writes an epoch that is not below the one it holds.
@@ -369,7 +375,7 @@ impl Node {
         Register {
             epoch,
             alone,
-            peer_synced: !self.sync.leaves(),
+            peer_synced: !self.peer_may_lack(),
             lease: self.timing().parts().lease,
             slack: self.slack,
             stamp: Stamp { boot: self.boot, n },

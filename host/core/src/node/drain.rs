@@ -88,7 +88,7 @@ impl Node {
             Shipping::UnderWay { until } if self.now < until => return false,
             // The same for data: but nothing that was acknowledged to applications is left behind.
             Shipping::UnderWay { .. } | Shipping::Failed => {
-                if !stop || !peer.beat.eligible || self.sync.leaves() {
+                if !stop || !peer.beat.eligible || self.peer_may_lack() {
                     return self.abandon_draining(reign, stop, Refusal::DataNotShipped, fx);
                 }
                 if ready {

@@ -41,7 +41,7 @@ impl Node {
         if let (Some(echo), Some(sent)) = (confirmed, sent) {
             self.leased(echo.granted, sent, fx);
         }
-        self.hear_highest(&beat);
+        self.hear_highest(&beat, fx);
         self.hear_claim(&beat, fx);
         self.hear_hand(&beat, fx);
         if beat.reserve.minted_by() == Some(self.options.side)
@@ -92,9 +92,13 @@ impl Node {
         }
     }
 
-    /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it.
-    fn hear_highest(&mut self, beat: &Beat) {
-        if !matches!(beat.claim, Claim::Primary(_)) {
+    /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it,
+    /// unless the peer acknowledged more in a reign of its own meanwhile.
+    fn hear_highest(&mut self, beat: &Beat, fx: &mut Vec<Effect>) {
+        if matches!(beat.claim, Claim::Primary(_)) {
+            return;
+        }
+        if beat.synced != Some(false) || !self.yields_to(beat.highest, fx) {
             self.move_above(beat.highest);
         }
     }

@@ -8,7 +8,9 @@
 
 use super::Node;
 use crate::beat::Beat;
-use crate::effect::{Durable, Effect, SyncId};
+use crate::effect::{Durable, Effect, SyncId, Why};
+use crate::epoch::Epoch;
+use crate::state::After;
 use alloc::vec::Vec;
 
 /// What a reign knows of what its peer has.
@@ -156,6 +158,22 @@ impl Node {
             Sync::Leaving { .. } | Sync::Degraded => Some(false),
             Sync::Returning { .. } | Sync::Whole => Some(true),
         }
+    }
+
+    /// The peer lacks, or may soon lack, what this node acknowledged in this reign or in its last.
+    pub(super) fn peer_may_lack(&self) -> bool {
+        self.sync.leaves() || self.sync == Sync::Unknown && self.want.ahead
+    }
+
+    /// A primary whose clocks stood still while its peer reigned, and acknowledged what is not
+    /// here, yields as if the two had met; true when it does.
+    pub(super) fn yields_to(&mut self, epoch: Epoch, fx: &mut Vec<Effect>) -> bool {
+        let older = self.state.reign().is_some_and(|reign| reign.epoch < epoch);
+        let yields = older && !self.peer_may_lack();
+        if yields {
+            self.let_go(After::Standby, Why::HigherEpoch(epoch), fx);
+        }
+        yields
     }
 
     /// The peer, which does not serve, has acknowledged changes that this node lacks.
