@@ -197,6 +197,7 @@ fn told(word: &super::Word) -> situation::Word {
         services: health(word.services_ok),
         checks: Vec::new(),
         targets: word.reference.map(target).into_iter().collect(),
+        data: Vec::new(),
         license: Standing::NotRequired,
         in_role_ms: word.in_role_ms,
         stall_max_ms: word.stall_max_ms,

@@ -4,6 +4,7 @@
 
 use super::{Due, MS, Ns, World, side};
 use crate::coverage::{Counter, Rule};
+use crate::dice::Dice;
 use staffetta_core::{
     Ask, Effect, Epoch, Event, Note, Question, Role, Shipment, SyncId, View, Why,
 };
@@ -13,8 +14,9 @@ const LOOK_MS: (u64, u64) = (8, 60);
 /// Looks at which services write, of a thousand.
 const WRITES_PERMILLE: u64 = 700;
 const WRITES_MAX: u64 = 3;
-/// Commits wait this long for the peer before the data plane asks to go on without it.
-const SYNC_TIMEOUT_MS: u64 = 200;
+/// Commits wait this long for the peer before the data plane asks to go on without it: one of these
+/// for each history. The shortest makes it change its mind all the time.
+const SYNC_TIMEOUTS_MS: [u64; 4] = [10, 60, 200, 200];
 /// Writers go on for this long at most while a handover ships ahead.
 const AHEAD_MS_MAX: u64 = 60;
 /// A data plane that gives a handover up does so within this.
@@ -112,6 +114,10 @@ impl Plane {
     fn holds(&self, now: Ns) -> bool {
         self.shipping.as_ref().is_some_and(|shipping| now >= shipping.hold_at)
     }
+}
+
+pub(crate) fn sync_timeout(dice: &mut Dice) -> Ns {
+    dice.pick(&SYNC_TIMEOUTS_MS) * MS
 }
 
 impl World<'_> {
@@ -231,12 +237,12 @@ impl World<'_> {
 
     /// Tells the core when the peer falls behind for too long, and when it has caught up.
     fn judge_peer(&mut self, at: usize) {
-        let now = self.now;
+        let (now, timeout) = (self.now, self.sync_timeout);
         let seat = &mut self.seats[at];
         let whole = seat.plane.confirmed == seat.rows;
         let plane = &mut seat.plane;
         plane.behind_since = if whole { None } else { plane.behind_since.or(Some(now)) };
-        let late = plane.behind_since.is_some_and(|since| now - since > SYNC_TIMEOUT_MS * MS);
+        let late = plane.behind_since.is_some_and(|since| now - since > timeout);
         let last = plane.told.map(|(_, synced)| synced);
         if whole && last != Some(true) {
             self.tell_synced(at, true);

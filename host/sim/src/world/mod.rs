@@ -123,6 +123,7 @@ pub(crate) struct World<'a> {
     pub dice: Dice,
     /// For data alone.
     pub data_dice: Dice,
+    pub sync_timeout: Ns,
     pub trace: Trace,
     pub coverage: Coverage,
     pub rules: Rules,
@@ -192,6 +193,7 @@ impl<'a> World<'a> {
     ) -> World<'a> {
         let slack = pair.timing.parts().slack;
         let mut dice = Dice::new(plan.seed, PURPOSE_NOISE);
+        let mut data_dice = Dice::new(plan.seed, PURPOSE_DATA);
         World {
             pair,
             plan,
@@ -204,7 +206,8 @@ impl<'a> World<'a> {
             arbiter: Arbiter::default(),
             clients: Clients::new(&mut dice),
             dice,
-            data_dice: Dice::new(plan.seed, PURPOSE_DATA),
+            sync_timeout: data::sync_timeout(&mut data_dice),
+            data_dice,
             trace: Trace::new(with_text),
             coverage: Coverage::default(),
             rules: Rules::new(pair, plan),
