@@ -48,7 +48,10 @@ struct Named {
 pub(crate) enum Outcome {
     Nothing,
     /// A copy was applied.
-    Copied { pages: u64, of: u32 },
+    Copied {
+        pages: u64,
+        of: u32,
+    },
     /// The copy must be read anew.
     Scan,
     /// Asks for a ruling.
@@ -114,7 +117,11 @@ impl Attend {
     ///
     /// # Errors
     /// When somebody wrote meanwhile: scan again.
-    pub(crate) fn scanned(&mut self, scanned: Scanned, ledger: &mut Ledger) -> Result<(), ApplyError> {
+    pub(crate) fn scanned(
+        &mut self,
+        scanned: Scanned,
+        ledger: &mut Ledger,
+    ) -> Result<(), ApplyError> {
         self.replica.adopt(scanned)?;
         self.known(ledger);
         Ok(())

@@ -70,8 +70,8 @@ impl Barrier {
 
     /// What to poll: descriptors, and what is waited for at each.
     pub(crate) fn polled(&self) -> impl Iterator<Item = (RawFd, i16)> {
-        let accept = (self.clients.len() < CLIENTS_MAX)
-            .then(|| (self.listener.as_raw_fd(), libc::POLLIN));
+        let accept =
+            (self.clients.len() < CLIENTS_MAX).then(|| (self.listener.as_raw_fd(), libc::POLLIN));
         accept.into_iter().chain(self.clients.iter().filter_map(|client| {
             let reads = client.waiting.len() < WAITING_MAX && !client.silent;
             let read = if reads { libc::POLLIN } else { 0 };

@@ -7,12 +7,12 @@
 
 use crate::capture::Source;
 use crate::changes::Changes;
-use crate::trail::{CaptureError, Drained, LostTrail};
 use crate::hash::page_hash;
 use crate::outlet::Outlet;
 use crate::snapshot::Snapshot;
 use crate::status::{DatabaseStatus, State};
 use crate::table::{GROUP_PAGES, Table};
+use crate::trail::{CaptureError, Drained, LostTrail};
 use crate::wire::{self, GROUPS_MAX, Hashes, Head, Message, Offer, PAGES_BYTES_MAX, Position};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;

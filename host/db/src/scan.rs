@@ -88,11 +88,6 @@ pub enum ScanError {
 }
 
 impl Scan {
-    /// The database.
-    pub(crate) fn path(&self) -> &std::path::Path {
-        &self.path
-    }
-
     /// Opens a snapshot: exactly the transaction that the WAL-index names at this moment.
     ///
     /// # Errors

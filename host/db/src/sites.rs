@@ -133,7 +133,9 @@ mod tests {
         assert_eq!(path("calls", "/b/*.db", &called).as_deref(), Some("/b/x.db"));
         assert_eq!(path("one", "/b/one.db", "one").as_deref(), Some("/b/one.db"));
         assert_eq!(name_of("one", "/b/one.db", Path::new("/b/one.db")), "one");
-        for bad in ["calls", "calls/", "calls/..", "calls/../x.db", "calls/e/x.db", "calls/x.db-wal", "x"] {
+        for bad in
+            ["calls", "calls/", "calls/..", "calls/../x.db", "calls/e/x.db", "calls/x.db-wal", "x"]
+        {
             assert_eq!(path("calls", "/b/*.db", bad), None, "{bad}");
         }
     }

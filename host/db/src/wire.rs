@@ -186,9 +186,17 @@ impl Head {
 pub(crate) enum Frame<'a> {
     Message(Message),
     /// Sums of groups of the standby's copy, from this group on.
-    Sums { id: u32, first: u32, sums: Hashes<'a> },
+    Sums {
+        id: u32,
+        first: u32,
+        sums: Hashes<'a>,
+    },
     /// Hashes of the pages of one group.
-    Hashes { id: u32, group: u32, hashes: Hashes<'a> },
+    Hashes {
+        id: u32,
+        group: u32,
+        hashes: Hashes<'a>,
+    },
     Pages(Head, Pages<'a>),
 }
 
@@ -359,11 +367,8 @@ mod tests {
         let said = Message::Offer(Offer { id: 1, pages: 2, groups: 1 });
         let Ok(Frame::Message(read)) = decode(&message(&said)) else { panic!("no message") };
         assert_eq!(read, said);
-        let Ok(Frame::Sums { id, first, sums }) = decode(&sums(3, 4, [1, 2].into_iter()))
-            .map(|frame| frame)
-        else {
-            panic!("no sums")
-        };
+        let told = sums(3, 4, [1, 2].into_iter());
+        let Ok(Frame::Sums { id, first, sums }) = decode(&told) else { panic!("no sums") };
         assert_eq!((id, first, sums.iter().collect::<Vec<_>>()), (3, 4, vec![1, 2]));
     }
 

@@ -5,8 +5,8 @@ use crate::apply::{Durability, Replica};
 use crate::attach::{Attached, beside};
 use crate::attend::Attend;
 use crate::capture::Source;
-use crate::ledger::Ledger;
 use crate::lead::Lead;
+use crate::ledger::Ledger;
 use crate::sites;
 use crate::status::{DatabaseCounters, Notice};
 use crate::wire::DATABASES_MAX;
@@ -64,7 +64,9 @@ impl Engine {
     pub(super) fn site_of(&self, name: &str) -> Option<(PathBuf, usize)> {
         let patterns = self.options.patterns.iter().enumerate();
         patterns
-            .filter_map(|(at, pattern)| Some((sites::path_of(&pattern.name, &pattern.pattern, name)?, at)))
+            .filter_map(|(at, pattern)| {
+                Some((sites::path_of(&pattern.name, &pattern.pattern, name)?, at))
+            })
             .next()
     }
 
@@ -192,8 +194,7 @@ impl Database {
 }
 
 pub(super) fn lead(attached: Rc<Attached>, epoch: u64) -> Result<Side, String> {
-    let follower =
-        crate::follow::Follower::start(attached).map_err(|error| error.to_string())?;
+    let follower = crate::follow::Follower::start(attached).map_err(|error| error.to_string())?;
     Ok(Side::Lead(Box::new(Lead::new(Source::Log(follower), epoch))))
 }
 

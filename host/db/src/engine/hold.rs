@@ -117,8 +117,9 @@ impl Engine {
     }
 
     pub(super) fn hold_due(&self) -> Option<Instant> {
-        self.hold.as_ref().filter(|holding| holding.phase != Phase::Held).map(|_| {
-            Instant::now() + Duration::from_millis(1)
-        })
+        self.hold
+            .as_ref()
+            .filter(|holding| holding.phase != Phase::Held)
+            .map(|_| Instant::now() + Duration::from_millis(1))
     }
 }

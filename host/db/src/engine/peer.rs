@@ -224,9 +224,7 @@ impl Engine {
                 database.counters.copied_pages += pages;
                 self.say(Notice::Copied(path, pages, of));
             }
-            Ok(
-                Outcome::Nothing | Outcome::Scan | Outcome::Diverged(_) | Outcome::Remake(_),
-            ) => {}
+            Ok(Outcome::Nothing | Outcome::Scan | Outcome::Diverged(_) | Outcome::Remake(_)) => {}
             Err(error) => {
                 let why = error.to_string();
                 attend.pause(why.clone(), now, &mut outlet);

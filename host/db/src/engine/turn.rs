@@ -279,9 +279,9 @@ impl Engine {
             let Some(database) = self.databases.get_mut(&path) else { continue };
             let task = match &mut database.side {
                 Side::Closed | Side::Yield(_) => None,
-                Side::Lead(lead) => lead.scrub().map(|(snapshot, table, changed)| {
-                    Task::Scrub(snapshot, table, changed)
-                }),
+                Side::Lead(lead) => lead
+                    .scrub()
+                    .map(|(snapshot, table, changed)| Task::Scrub(snapshot, table, changed)),
                 Side::Attend(attend) => attend.replica().table().cloned().and_then(|table| {
                     let scan = attend.replica().scan().ok()?;
                     (!attend.replica().foreign_write()).then_some(Task::ScrubCopy(scan, table))
@@ -303,10 +303,8 @@ impl Engine {
             }
             if let Some(checkpoint) = attend.replica_mut().checkpoint_due(now) {
                 database.checkpointing = true;
-                let ticket = crate::worker::Ticket {
-                    id: database.id,
-                    generation: database.generation,
-                };
+                let ticket =
+                    crate::worker::Ticket { id: database.id, generation: database.generation };
                 self.checkpoints.perform(ticket, Task::Checkpoint(checkpoint));
             }
         }
