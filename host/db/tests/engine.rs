@@ -118,8 +118,14 @@ fn what_only_the_loser_has_is_archived_before_it_is_overwritten() {
 
 #[test]
 fn databases_of_a_new_pair_are_brought_to_the_primarys() {
-    let (_root, one, mut other) = pair();
-    rows(&other, "a.db", 0, 3);
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("nb/data");
+    std::fs::create_dir_all(&data).unwrap();
+    let before = rusqlite::Connection::open(data.join("a.db")).unwrap();
+    before.execute_batch("CREATE TABLE t(id); INSERT INTO t VALUES(1), (2)").unwrap();
+    drop(before);
+    let one = Node::start(root.path(), "na", "nb");
+    let mut other = Node::start(root.path(), "nb", "na");
     one.lead(2);
     rows(&one, "a.db", 10, 40);
     other.attend(&one);
