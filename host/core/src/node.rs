@@ -395,7 +395,8 @@ impl Node {
         self.turn(State::Primary(reign), why, fx);
         self.owed = None;
         self.promise = Mono::ZERO;
-        self.sync_begins();
+        // Whoever reigns lacks nothing any more: what was missing is given up.
+        self.want.stale = false;
         self.moved();
         self.set_paired(granted, fx);
         // The beat first: a lease taken alone counts from a beat that was sent, and a crash may

@@ -4,8 +4,8 @@
 
 use staffetta_core::{
     AskId, Beat, Boot, Claim, Durable, Echo, Effect, Epoch, Event, Hand, Intent, Mono, Node, Note,
-    Options, Order, PeerRole, PersistId, Question, Refusal, Role, Shipment, Side, Span, SyncId,
-    Timing, TimingParts, Verdict,
+    Options, Order, PeerRole, PersistId, Question, Refusal, Register, Reply, Request, RequestId,
+    Role, Shipment, Side, Span, Stamp, SyncId, Timing, TimingParts, Verdict,
 };
 
 const ME: u64 = 1;
@@ -45,17 +45,17 @@ fn formed(highest: u64) -> Durable {
 
 impl One {
     fn boots(disk: Durable) -> One {
-        One::boots_with(disk, false)
+        One::boots_with(disk, false, false)
     }
 
-    fn boots_with(disk: Durable, data: bool) -> One {
+    fn boots_with(disk: Durable, data: bool, arbiter: bool) -> One {
         let now = Mono(1_000_000_000);
         let options = Options {
             side: Side::A,
             preferred: false,
             peer_preferred: false,
             timing: timing(),
-            arbiter: false,
+            arbiter,
             data,
             drain_patience: PATIENCE,
         };
@@ -440,7 +440,7 @@ fn a_late_wake_up_arms_the_gate_anew() {
 
 /// A primary with data that hands epoch 13 over: the epoch is durable on both nodes.
 fn drains() -> One {
-    let mut one = One::primary_of(One::boots_with(formed(10), true));
+    let mut one = One::primary_of(One::boots_with(formed(10), true, false));
     one.run(20);
     one.hears(|beat| grants(beat, 12));
     one.step(Event::Order(Order::Switchover));
@@ -484,6 +484,46 @@ impl One {
         };
         self.look().iter().filter_map(told).collect()
     }
+}
+
+/// What the register holds in the hands of this node, paired.
+fn register(boot: u64, n: u64, peer_synced: bool) -> Register {
+    let stamp = Stamp { boot, n };
+    Register { epoch: Epoch(10), alone: false, peer_synced, lease: LEASE, slack: SLACK, stamp }
+}
+
+impl One {
+    /// The newest request to the arbiter, once there is one.
+    fn consults(&mut self) -> (RequestId, Request) {
+        for _ in 0..2_000 {
+            let found = self.look().into_iter().rev().find_map(|effect| match effect {
+                Effect::Consult(id, request) => Some((id, request)),
+                _ => None,
+            });
+            if let Some(found) = found {
+                return found;
+            }
+            self.run(1);
+            if self.role() == Role::Primary {
+                self.hears(|beat| grants(beat, 12));
+            }
+        }
+        panic!("the arbiter is not asked")
+    }
+
+    fn told(&mut self, id: RequestId, reply: Reply) {
+        self.step(Event::Consulted(id, reply));
+    }
+}
+
+/// A primary of epoch 12 whose register, by an answer a moment ago, holds this.
+fn registered(held: Register) -> One {
+    let mut one = One::boots_with(formed(10), false, true);
+    one.step(Event::Tick);
+    let (id, request) = one.consults();
+    assert_eq!(request, Request::Read);
+    one.told(id, Reply::Holds(Some(held)));
+    One::primary_of(one)
 }
 
 fn undrains(effects: &[Effect]) -> usize {
@@ -571,7 +611,10 @@ fn a_deaf_peer_ends_a_long_drain_in_time() {
     let until = one.now + one.node.view(one.now).peer_lease;
     for _ in 0..5 {
         one.run(50);
-        one.hears(|beat| beat.echo = None);
+        one.hears(|beat| {
+            beat.echo = None;
+            beat.reserved = Epoch(13);
+        });
         if one.role() == Role::Primary {
             break;
         }
@@ -725,6 +768,10 @@ fn a_new_life_knows_what_its_peer_lacks() {
     assert_eq!(one.degraded(), []);
     one.hears_stale(Some(false));
     assert_eq!(one.degraded(), [(1, false)]);
+    one.written();
+    one.run(1_000);
+    assert_ne!(one.role(), Role::Primary);
+    assert_eq!(one.said.unwrap().synced, None, "nothing is missing any more");
 }
 
 /// `says_synced`: a node that is stale on its own disk makes nobody else stale.
@@ -741,4 +788,72 @@ fn a_reign_over_stale_data_vouches_for_nobody_until_that_is_durable() {
     one.written();
     one.run(60);
     assert_eq!(one.said.unwrap().synced, Some(false));
+}
+
+/// `register_degrades`: a write of this life, later than the word; an earlier one may be overwritten
+/// by one that is still under way.
+#[test]
+fn an_old_write_of_the_register_proves_nothing() {
+    let mut one = registered(register(ME + 1, 7, false));
+    one.step(Event::Synced(SyncId(1), false));
+    one.written();
+    assert_eq!(one.degraded(), [], "a write of another life");
+    let mut one = registered(register(ME + 1, 7, true));
+    let (id, _) = one.consults();
+    one.told(id, Reply::Swapped);
+    one.step(Event::Synced(SyncId(1), false));
+    one.written();
+    let (id, request) = one.consults();
+    let Request::Swap { to, .. } = request else { panic!("{request:?}") };
+    assert!(!to.peer_synced);
+    one.told(id, Reply::Swapped);
+    assert_eq!(one.degraded(), [(1, true)]);
+    one.step(Event::Synced(SyncId(2), true));
+    let (_, request) = one.consults();
+    assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced), "{request:?}");
+    one.step(Event::Synced(SyncId(3), false));
+    one.run(1);
+    assert_eq!(one.degraded(), [], "the write that takes it back is under way");
+}
+
+/// `written`: a claim says from the first write on what the peer lacks.
+#[test]
+fn a_claim_says_what_the_peer_lacks() {
+    for ahead in [false, true] {
+        let disk = Durable { ahead, was_primary: true, ..formed(10) };
+        let mut one = One::boots_with(disk, false, true);
+        one.step(Event::Tick);
+        let (id, _) = one.consults();
+        one.told(id, Reply::Holds(Some(register(ME + 1, 7, !ahead))));
+        let (id, question) = one.asks();
+        assert_eq!(question, Question::Start);
+        one.answers(id, Intent::TakeOver);
+        one.written();
+        let (_, request) = one.consults();
+        assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced != ahead));
+    }
+}
+
+/// `yields_to`: a primary that slept through another reign yields to what that one acknowledged; a
+/// peer with nothing to show, or one behind this reign, is only outnumbered (R11).
+#[test]
+fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
+    for (highest, synced, yields) in
+        [(15, Some(false), true), (15, None, false), (11, Some(false), false)]
+    {
+        let mut one = One::primary();
+        one.hears(|beat| {
+            beat.highest = Epoch(highest);
+            beat.synced = synced;
+        });
+        assert_eq!(one.look().contains(&Effect::Release), yields, "{highest} {synced:?}");
+    }
+    // Both have something that the other lacks: the one that serves goes on.
+    let mut one = One::primary();
+    one.step(Event::Synced(SyncId(1), false));
+    one.hears(|beat| {
+        beat.highest = Epoch(15);
+        beat.synced = Some(false);
+    });
+    assert!(!one.look().contains(&Effect::Release));
 }

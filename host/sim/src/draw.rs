@@ -329,7 +329,7 @@ impl Draw<'_> {
         let down_ms = lease * self.dice.between(1, 6);
         let kill = |node| Fault::Kill { node, down_ms };
         let cut = if self.premise == Premise::Parted { Fault::Part { ms } } else { self.cut(ms) };
-        match self.dice.roll(11) {
+        match self.dice.roll(14) {
             0 => vec![self.stop_at(node, EffectKind::Drain), moves],
             1 => vec![undrainable, self.stop_at(node, EffectKind::Undrain), moves],
             2 => vec![self.stop_at(node, EffectKind::Degraded), lag],
@@ -340,6 +340,26 @@ impl Draw<'_> {
             7 => vec![lag, moves],
             8 => vec![moves, cut, kill(node.other())],
             9 => vec![kill(node.other()), kill(node), moves],
+            // The peer returns when nobody is there to tell it what it lacks.
+            10 => {
+                let (other, down_ms) = (node.other(), lease * self.dice.between(5, 12));
+                let policy = Fault::Policy { node: other, mode: PolicyMode::Nonsense, ms: 15_000 };
+                let gone = Fault::Kill { node, down_ms: down_ms * 4 };
+                vec![Fault::PowerCut { node: other, down_ms }, lag, policy, gone]
+            }
+            // Nor does it know it any more, unless its disk does.
+            11 | 12 => {
+                let (other, ms) = (node.other(), 30_000);
+                let policy = Fault::Policy { node: other, mode: PolicyMode::Nonsense, ms };
+                let disk = Fault::Disk { node: other, mode: DiskMode::Fails, ms: down_ms };
+                let gone = Fault::Kill { node, down_ms: 25_000 };
+                let late = Fault::Kill { node: other, down_ms };
+                if self.dice.chance(500) {
+                    vec![disk, lag, gone, late, policy]
+                } else {
+                    vec![lag, gone, late, policy]
+                }
+            }
             _ => vec![moves, order(node.other(), Order::Switchover), kill(node)],
         }
     }

@@ -16,11 +16,10 @@ use alloc::vec::Vec;
 /// What a reign knows of what its peer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sync {
-    /// The data plane has said nothing in this reign.
+    /// The data plane has said nothing in this reign: what an earlier one left behind is still so.
     Unknown,
-    /// Something is, or will be, missing at the peer: nobody is known to know it. `word` is `None`
-    /// when an earlier life left it behind.
-    Leaving { word: Option<SyncId>, beat: u64, request: u64 },
+    /// Something is, or will be, missing at the peer: nobody is known to know it.
+    Leaving { word: SyncId, beat: u64, request: u64 },
     /// The peer or the register knows it, durably.
     Degraded,
     /// Nothing is missing any more; the peer has not confirmed it.
@@ -53,10 +52,10 @@ impl Node {
         let before = self.sync;
         self.sync = match (before, synced) {
             (Sync::Unknown | Sync::Returning { .. } | Sync::Whole, false) => {
-                Sync::Leaving { word: Some(id), beat, request }
+                Sync::Leaving { word: id, beat, request }
             }
             (Sync::Leaving { beat, request, .. }, false) => {
-                Sync::Leaving { word: Some(id), beat, request }
+                Sync::Leaving { word: id, beat, request }
             }
             (Sync::Degraded, false) => {
                 fx.push(Effect::Degraded(id, true));
@@ -77,17 +76,6 @@ impl Node {
         }
     }
 
-    /// A reign begins: what an earlier one left behind is still so until the data plane says
-    /// otherwise, and whoever reigns lacks nothing any more.
-    pub(super) fn sync_begins(&mut self) {
-        self.sync = if self.want.ahead {
-            Sync::Leaving { word: None, beat: self.n + 1, request: self.requests() }
-        } else {
-            Sync::Unknown
-        };
-        self.want.stale = false;
-    }
-
     /// Looks for the proof that the last word of the data plane waits for.
     pub(super) fn settle_sync(&mut self, fx: &mut Vec<Effect>) -> bool {
         match self.sync {
@@ -97,7 +85,7 @@ impl Node {
                 let proven = ahead && (known || self.register_degrades(request));
                 if proven {
                     self.sync = Sync::Degraded;
-                    fx.extend(word.map(|word| Effect::Degraded(word, true)));
+                    fx.push(Effect::Degraded(word, true));
                 }
                 proven
             }
