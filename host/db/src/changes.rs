@@ -142,10 +142,6 @@ impl Changes {
         pages_total: u32,
     ) {
         for (number, image) in images {
-            if number > pages_total {
-                self.recycle(image);
-                continue;
-            }
             let older = self.pages.put(number, image);
             self.recycle(older);
         }

@@ -137,6 +137,14 @@ impl Follower {
         Ok(follower)
     }
 
+    /// Ends without opening the fence: writers, if they are held, stay out until somebody unlocks
+    /// the byte through the descriptors of the database that comes back.
+    #[must_use]
+    pub fn stop_fenced(mut self) -> Rc<Attached> {
+        self.writers_held = false;
+        self.attached.clone()
+    }
+
     /// The database.
     #[must_use]
     pub fn attached(&self) -> &Rc<Attached> {
@@ -570,10 +578,9 @@ impl Drop for Follower {
             Hold::Pin(slot) => slot,
             Hold::Bridge => 0,
         };
-        for byte in [LockByte::read(slot), LockByte::WRITE] {
-            if byte == LockByte::WRITE && self.leaves_writers_held {
-                continue;
-            }
+        let opens = self.writers_held && !self.leaves_writers_held;
+        let fence = opens.then_some(LockByte::WRITE);
+        for byte in [LockByte::read(slot)].into_iter().chain(fence) {
             if let Err(error) = self.lock(byte, Mode::Unlocked) {
                 tracing::warn!(%error, "a lock stays until the database is closed");
             }

@@ -343,4 +343,33 @@ fn readers_on_every_slot_leave_the_bridge() {
     assert_eq!(pair.drain(), Drained::Some);
     assert!(matches!(pair.follower.hold, Hold::Pin(_)));
     assert!(pair.is_same());
+    assert!(!pair.checkpoint("FULL"), "a mark of a former reader must not stand on the pin");
+}
+
+#[test]
+fn tending_leaves_writers_held_and_so_does_an_end_under_the_fence() {
+    let mut pair = Pair::new(Guard::PinAndBridge);
+    while pair.follower.trail.frame < crate::CHECKPOINT_FRAMES {
+        pair.write("a");
+        pair.drain();
+    }
+    // A reader before the end: a checkpoint leaves a few frames.
+    let reader = application(pair.follower.attached.path());
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("reads");
+    pair.write("b");
+    pair.drain();
+    assert!(pair.follower.hold_writers(Duration::from_millis(100)).expect("held"));
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until {
+        pair.follower.tend(Instant::now(), &mut pair.changes).expect("tended");
+    }
+    assert!(pair.follower.counters().checkpoints > 0 && pair.follower.writers_held());
+    let insert = "INSERT INTO t(b) VALUES('late')";
+    assert!(pair.application.execute_batch(insert).is_err(), "tending opened the fence");
+    let Pair { application, follower, _folder, .. } = pair;
+    let attached = follower.stop_fenced();
+    assert!(application.execute_batch(insert).is_err(), "the end opened the fence");
+    drop(Follower::start_fenced(attached.clone()).expect("a follower"));
+    application.execute_batch(insert).expect("an end that opens it");
+    assert!(!attached.replaced());
 }

@@ -83,7 +83,7 @@ impl Follower {
             }
         }
         let drained = self.drain(changes, DRAIN_BYTES_MAX / self.attached.page_bytes())?;
-        if matches!(drained, Drained::Lost(_) | Drained::More) {
+        if matches!(drained, Drained::Lost(_)) {
             self.pace.due = Some(now + LOOK_INTERVAL);
             return Ok(drained);
         }
@@ -106,7 +106,7 @@ impl Follower {
             self.checkpointer.trim();
             changes.trim();
         }
-        self.pace.due = Some(self.due_after(now));
+        self.pace.due = Some(if drained == Drained::More { now } else { self.due_after(now) });
         Ok(drained)
     }
 
@@ -154,7 +154,12 @@ impl Follower {
         let remaining = index.frames.saturating_sub(seen.backfilled);
         let small = remaining <= HELD_FRAMES_MAX;
         let force = grown >= CHECKPOINT_FRAMES && small && (passed || remaining == 0);
-        if force && !self.writers_held && !self.checkpointer.is_running() {
+        // Who holds writers for another reason must find them held.
+        if force
+            && drained != Drained::More
+            && !self.writers_held
+            && !self.checkpointer.is_running()
+        {
             return self.finish_under_lock(now, changes, drained);
         }
         let due = grown >= CHECKPOINT_FRAMES || (quiet && remaining > 0);
@@ -213,6 +218,7 @@ impl Follower {
         drained: Drained,
     ) -> Result<Drained, CaptureError> {
         if !self.hold_writers(HOLD_WAIT)? {
+            self.pace.checkpoint_after = now + CHECKPOINT_PAUSE;
             return Ok(drained);
         }
         let began = Instant::now();

@@ -3,8 +3,9 @@
 mod hostile;
 
 use hostile::{Followed, Lab, seconds};
-use staffetta_db::{Changes, Drained, Guard, LostTrail, page_hash};
+use staffetta_db::{Changes, Drained, Follower, Guard, LostTrail, lock_page, page_hash};
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -245,4 +246,41 @@ fn a_quiet_database_gives_its_large_wal_back() {
     followed.follow_while(|| false);
     followed.model.assert_same(&lab);
     assert_eq!(followed.lost, []);
+}
+
+/// The page at 1 GiB holds no content, whoever asks.
+#[test]
+fn the_page_by_which_sqlite_locks_is_left_out() {
+    const PAGE_BYTES: u32 = 65536;
+    let lab = Lab::with("PRAGMA page_size=65536");
+    let empty = lock_page(PAGE_BYTES);
+    // A sparse file whose header says that it ends just before that page.
+    let file = std::fs::File::options().write(true).open(&lab.database).expect("the file");
+    file.set_len(u64::from(empty - 1) * u64::from(PAGE_BYTES)).expect("longer");
+    file.write_all_at(&(empty - 1).to_be_bytes(), 28).expect("the header");
+    drop(file);
+    let mut followed = Follower::start(lab.attach()).expect("a follower");
+    let mut changes = Changes::new(1 << 30);
+    let app = lab.application();
+    app.execute_batch(
+        "CREATE TABLE t(a);
+         WITH RECURSIVE n(i) AS (VALUES(1) UNION ALL SELECT i+1 FROM n WHERE i<300)
+         INSERT INTO t SELECT randomblob(2000) FROM n",
+    )
+    .expect("rows");
+    assert_eq!(followed.drain(&mut changes, 9999).expect("drained"), Drained::Some);
+    let (snapshot, _) = followed.snapshot(&mut changes).expect("a snapshot");
+    assert!(snapshot.pages_total() > empty + 5, "{} pages", snapshot.pages_total());
+    assert!(changes.pages().all(|(number, _)| number != empty));
+    assert_eq!(changes.pages_total(), snapshot.pages_total());
+    let mut seen = Vec::new();
+    snapshot
+        .for_each(empty - 1..snapshot.pages_total() + 1, |number, page| {
+            assert!(changes.image(number).is_none_or(|image| image == page), "page {number}");
+            seen.push(number);
+            ControlFlow::Continue(())
+        })
+        .expect("pages");
+    assert_eq!(seen[..3], [empty - 1, empty + 1, empty + 2]);
+    assert!(!snapshot.page(empty, &mut Vec::new()).expect("asked"));
 }

@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use rusqlite::{Connection, OpenFlags};
-use staffetta_db::{Attached, Changes, Drained, Follower, Guard, LostTrail, page_hash};
+use staffetta_db::{Attached, Changes, Drained, Follower, Guard, LostTrail, lock_page, page_hash};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -164,11 +164,14 @@ pub(crate) fn read_through_sqlite(path: &Path) -> BTreeMap<u32, u128> {
     let mut read = connection
         .prepare("SELECT pgno, data FROM sqlite_dbpage WHERE data IS NOT NULL")
         .expect("pages");
+    let page_bytes = connection.query_row("PRAGMA page_size", [], |row| row.get(0));
+    let empty = lock_page(page_bytes.expect("a size"));
     let pages = read.query_map([], |row| {
         let number: u32 = row.get(0)?;
         Ok((number, page_hash(number, row.get_ref(1)?.as_blob()?)))
     });
-    pages.expect("pages").map(|page| page.expect("a page")).collect()
+    let pages = pages.expect("pages").map(|page| page.expect("a page"));
+    pages.filter(|(number, _)| *number != empty).collect()
 }
 
 /// A follower with its model.
