@@ -387,3 +387,51 @@ fn the_lock_page_is_neither_shipped_nor_missed() {
     assert_eq!(Some(&scanned.table), replica.table());
     assert_eq!((scanned.table.pages(), scanned.table.hash(lock)), (pages, None));
 }
+
+/// Gives this thread a disk of its own, of 3 MiB, in a folder. False where that is not allowed.
+fn small_disk(folder: &Path) -> bool {
+    let folder = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).expect("a path");
+    let (none, root) = (c"none".as_ptr(), c"/".as_ptr());
+    // SAFETY: all strings end with a zero and outlive the calls; only this thread changes its
+    // namespace.
+    unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, std::ptr::null()) == 0
+            && libc::mount(none, folder.as_ptr(), c"tmpfs".as_ptr(), 0, c"size=3m".as_ptr().cast())
+                == 0
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_copy_as_it_was_and_is_no_end() {
+    let mut pair = Pair::new(4096, "PRAGMA auto_vacuum=0");
+    pair.step("CREATE TABLE t(a INTEGER PRIMARY KEY, b)");
+    let folder = tempfile::tempdir().expect("a folder");
+    // The test's own thread, and so all that it opens from here on, is where the disk is.
+    if !small_disk(folder.path()) {
+        println!("SKIPPED: a small disk needs root and a mount namespace");
+        return;
+    }
+    let copy = folder.path().join("copy.db");
+    create(&copy, 4096, owner()).expect("created");
+    let mut replica = opened(&copy);
+    ship(&pair.source, &mut replica).expect("shipped");
+    let before = replica.table().cloned();
+    let ballast = folder.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 2 << 20]).expect("half full");
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250) \
+                INSERT INTO t SELECT i, zeroblob(4000) FROM n";
+    pair.writer.execute_batch(rows).expect("written");
+    for _ in 0..3 {
+        let error = ship(&pair.source, &mut replica).expect_err("full");
+        assert!(matches!(error, ApplyError::DiskFull { .. }), "{error}");
+        assert_eq!(replica.table().cloned(), before);
+        assert!(!replica.foreign_write());
+        let scanned = replica.scan().expect("a snapshot").table(|| true).expect("hashed");
+        assert_eq!(Some(scanned.table), before);
+    }
+    std::fs::remove_file(&ballast).expect("removed");
+    ship(&pair.source, &mut replica).expect("there is room");
+    let reader = Connection::open(&copy).expect("opens");
+    assert_eq!(number(&reader, "SELECT count(*) FROM t"), 250);
+}

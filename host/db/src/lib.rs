@@ -16,6 +16,7 @@ mod follow;
 mod frames;
 mod hash;
 mod index;
+mod kept;
 mod lock;
 mod rows;
 mod scan;
@@ -35,6 +36,7 @@ pub use follow::Follower;
 #[doc(hidden)]
 pub use follow::Guard;
 pub use hash::{is_page_size, page_hash};
+pub use kept::{KeepError, KeptTable, keep_table, kept_table};
 pub use rows::{Difference, Differences, RowsError, Sample, TableDifference, difference};
 pub use scan::{Scan, ScanError, Scanned};
 pub use snapshot::{Snapshot, lock_page};
