@@ -100,7 +100,7 @@ impl Source {
     /// Ends the capture. Writers that are held stay held: whoever attaches next fences them.
     pub(crate) fn end(self) -> Rc<Attached> {
         match self {
-            Source::Log(follower) => follower.end(),
+            Source::Log(follower) => follower.stop_fenced(),
         }
     }
 }

@@ -81,7 +81,6 @@ pub struct Follower {
     open: Open,
     lost: Option<LostTrail>,
     pub(crate) writers_held: bool,
-    leaves_writers_held: bool,
     torn_since: Option<Instant>,
     buffer: Vec<u8>,
     pub(crate) counters: Counters,
@@ -127,7 +126,6 @@ impl Follower {
             open: Open::default(),
             lost: None,
             writers_held,
-            leaves_writers_held: false,
             torn_since: None,
             buffer: Vec::new(),
             counters: Counters::default(),
@@ -562,15 +560,6 @@ impl Follower {
     }
 }
 
-impl Follower {
-    /// Ends the capture. Writers that are held stay held, for the fence of a standby.
-    #[must_use]
-    pub fn end(mut self) -> Rc<Attached> {
-        self.leaves_writers_held = self.writers_held;
-        Rc::clone(&self.attached)
-    }
-}
-
 impl Drop for Follower {
     /// The descriptors live on while a snapshot shares them, and locks with them.
     fn drop(&mut self) {
@@ -578,8 +567,7 @@ impl Drop for Follower {
             Hold::Pin(slot) => slot,
             Hold::Bridge => 0,
         };
-        let opens = self.writers_held && !self.leaves_writers_held;
-        let fence = opens.then_some(LockByte::WRITE);
+        let fence = self.writers_held.then_some(LockByte::WRITE);
         for byte in [LockByte::read(slot)].into_iter().chain(fence) {
             if let Err(error) = self.lock(byte, Mode::Unlocked) {
                 tracing::warn!(%error, "a lock stays until the database is closed");
