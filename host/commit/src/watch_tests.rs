@@ -157,7 +157,7 @@ fn a_descriptor_that_leads_elsewhere_by_now_is_forgotten() {
 }
 
 #[test]
-fn other_files_and_errno_are_left_alone() {
+fn other_files_and_calls_are_left_alone() {
     let folder = folder();
     let file = index(&folder, "plain");
     lock(&file, libc::F_WRLCK, 120, 1);
@@ -166,19 +166,25 @@ fn other_files_and_errno_are_left_alone() {
     assert_eq!(asked(&folder, "plain"), 0);
 
     let index = index(&folder, "a.db-shm");
-    lock(&index, libc::F_WRLCK, 120, 1);
-    commit(&index);
-    // SAFETY: the address of this thread's errno.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
-    unsafe { *errno = libc::EXDEV };
-    lock(&index, libc::F_UNLCK, 120, 1);
-    // SAFETY: as above.
-    assert_eq!(unsafe { *errno }, libc::EXDEV);
-    assert_eq!(asked(&folder, "a.db"), 1);
-
     // SAFETY: a descriptor that nobody has, and no argument.
     assert_eq!(fcntl_watched(system, -1, libc::F_SETLK, std::ptr::null_mut()), -1);
     let flags = fcntl_watched(system, index.as_raw_fd(), libc::F_GETFD, std::ptr::null_mut());
     assert_eq!(flags, libc::FD_CLOEXEC);
+}
+
+#[test]
+fn neither_errno_nor_a_panic_comes_out() {
+    // SAFETY: the address of this thread's errno.
+    let errno = unsafe { libc::__errno_location() };
+    for is_well in [true, false] {
+        // SAFETY: as above.
+        unsafe { *errno = libc::EXDEV };
+        keeping_errno(|| {
+            // SAFETY: as above.
+            unsafe { *errno = libc::EPIPE };
+            assert!(is_well, "a fault that this test makes");
+        });
+        // SAFETY: as above.
+        assert_eq!(unsafe { *errno }, libc::EXDEV, "{is_well}");
+    }
 }

@@ -12,8 +12,6 @@ use programs::{World, missing, python};
 
 /// Far longer than any program here takes to start.
 const DELAY: Duration = Duration::from_millis(400);
-/// Far shorter than [`DELAY`]: what a call takes that waits for nobody.
-const SOON: Duration = Duration::from_millis(200);
 
 const CREATE: &str = "import sqlite3,sys,time,os\n\
     c=sqlite3.connect(sys.argv[1],isolation_level=None,timeout=10)\n\
@@ -37,17 +35,16 @@ fn a_commit_in_python_returns_with_the_answer() {
             "{CREATE}\
              c.execute('begin immediate'); c.execute('insert into t values(1)')\n\
              b=time.time(); c.execute('commit'); print('commit',time.time()-b)\n\
-             b=time.time(); c.execute('begin'); c.execute('insert into t values(2)')\n\
+             c.execute('begin'); c.execute('insert into t values(2)')\n\
              c.execute('rollback'); c.execute('select * from t').fetchall()\n\
-             c.execute('pragma wal_checkpoint(truncate)'); print('other',time.time()-b)\n"
+             c.execute('pragma wal_checkpoint(truncate)')\n"
         ),
     );
     let commit = s(said["commit"]);
     assert!(commit >= DELAY && commit < DELAY + s(2.0), "the commit took {commit:?}");
-    let other = s(said["other"]);
-    assert!(other < SOON, "a rollback, a read and a checkpoint took {other:?}");
     let asked = daemon.asked();
-    assert_eq!(asked, vec![world.database("a.db"); 2], "CREATE TABLE and INSERT");
+    let expected = vec![world.database("a.db"); 2];
+    assert_eq!(asked, expected, "CREATE TABLE and INSERT; no rollback, read or checkpoint");
 }
 
 #[test]
@@ -81,7 +78,7 @@ fn another_process_writes_while_one_waits() {
     let world = World::new();
     let daemon = Daemon::start(world.socket(), Reply::Late(Duration::ZERO));
     python(&world, "a.db", CREATE);
-    daemon.reply(Reply::Late(s(3.0)));
+    daemon.reply(Reply::Late(s(5.0)));
     let before = daemon.asked().len();
     let mut waiting = world
         .python("a.db", &format!("{CREATE}c.execute('insert into t values(1)')\n"))
@@ -97,7 +94,7 @@ fn another_process_writes_while_one_waits() {
             "{CREATE}b=time.time(); c.execute('insert into t values(2)'); print('took',time.time()-b)\n"
         ),
     );
-    assert!(s(said["took"]) < s(1.0), "it waited for the other's answer: {said:?}");
+    assert!(s(said["took"]) < s(3.0), "it waited for the other's answer: {said:?}");
     assert!(waiting.try_wait().expect("a child").is_none(), "the first has not got its answer");
     assert!(waiting.wait().expect("a child").success());
 }
@@ -122,12 +119,31 @@ fn a_silent_daemon_costs_one_timeout_and_is_counted() {
     let output = command.env("STAFFETTA_TIMEOUT_MS", "300").output().expect("python3 runs");
     assert!(begin.elapsed() >= s(0.3), "the first commit waited for its timeout");
     let said = programs::numbers(&output.stdout);
-    assert!(s(said["rest"]) < s(0.3), "each commit waited: {said:?}");
+    assert!(s(said["rest"]) < s(5.0), "each commit waited: {said:?}");
     let warning = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(warning.matches("no answer in time").count(), 1, "{warning}");
     let counts = world.counts();
-    assert!(counts.contains("timeout=1 ") && counts.contains("skipped=50 "), "{counts}");
-    assert_eq!(daemon.asked().len(), 1);
+    // On a machine that is busy for 2 s, one commit more asks.
+    let asked = programs::count(&counts, "timeout");
+    let skipped = programs::count(&counts, "skipped");
+    assert!((1..=3).contains(&asked) && skipped == 51 - asked, "{counts}");
+    assert_eq!(u64::try_from(daemon.asked().len()), Ok(asked));
+}
+
+#[test]
+fn a_late_answer_is_not_taken_for_the_next_one() {
+    if missing("python3") {
+        return;
+    }
+    let world = World::new();
+    let _daemon = Daemon::start(world.socket(), Reply::Late(DELAY));
+    // 2.2 s: longer than the library leaves a silent daemon alone.
+    let script = format!("{CREATE}time.sleep(2.2); c.execute('insert into t values(1)')\n");
+    let mut command = world.python("a.db", &script);
+    let output = command.env("STAFFETTA_TIMEOUT_MS", "200").output().expect("python3 runs");
+    assert!(output.status.success(), "{output:?}");
+    let counts = world.counts();
+    assert!(counts.contains("ok=0 ") && counts.contains("timeout=2 "), "{counts}");
 }
 
 #[test]
@@ -169,7 +185,7 @@ fn a_daemon_that_is_away_costs_nothing_and_its_return_heals() {
          fast(1); print('go',3); sys.stdout.flush(); sys.stdin.readline()\n"
     );
     let mut dialog = world.dialog("a.db", &script);
-    assert!(s(dialog.until("go")["away"]) < s(2.0), "200 commits without a daemon");
+    assert!(s(dialog.until("go")["away"]) < s(10.0), "200 commits without a daemon");
     let pause = s(0.15);
 
     // It comes: asked again after the back-off, on a new connection.
@@ -189,6 +205,8 @@ fn a_daemon_that_is_away_costs_nothing_and_its_return_heals() {
     dialog.end();
     let counts = world.counts();
     assert!(counts.contains("ok=2 ") && counts.contains("timeout=0 "), "{counts}");
+    let (away, skipped) = (programs::count(&counts, "away"), programs::count(&counts, "skipped"));
+    assert!(away >= 1 && skipped > 5 * away, "each commit tried to connect: {counts}");
 }
 
 #[test]
@@ -283,22 +301,40 @@ fn a_program_that_closes_everything_gets_nothing_of_ours() {
     }
     let world = World::new();
     let daemon = Daemon::start(world.socket(), Reply::Line("ok 1 1"));
-    // As daemons do: every descriptor above 2 is closed, and a file is opened under the number of
-    // our socket. Standard error is a file by then, too.
+    // As daemons do: every descriptor above 2 is closed, and something else is opened under the
+    // number of our socket.
     let script = format!(
         "{CREATE}\
          ours=[int(f) for f in os.listdir('/proc/self/fd') \
          if os.path.exists('/proc/self/fd/'+f) or 'socket' in (os.readlink('/proc/self/fd/'+f) \
          if os.path.islink('/proc/self/fd/'+f) else '')]\n\
          high=[f for f in ours if f>=512]; print('high',len(high))\n\
-         f=os.open(sys.argv[1]+'.txt',os.O_RDWR|os.O_CREAT)\n\
-         for h in high: os.dup2(f,h)\n\
-         os.dup2(f,2)\n\
+         import socket; near,far=socket.socketpair(); far.setblocking(False)\n\
+         for h in high: os.dup2(near.fileno(),h)\n\
          c.execute('insert into t values(1)')\n\
-         print('bytes',os.fstat(f).st_size)\n"
+         try: print('bytes',len(far.recv(100)))\n\
+         except BlockingIOError: print('bytes',0)\n\
+         print('open',sum(os.path.exists('/proc/self/fd/%d'%h) for h in high))\n"
     );
     let said = python(&world, "a.db", &script);
     assert!(said["high"] >= 1.0, "our socket was not found: {said:?}");
-    assert_eq!(said["bytes"], 0.0, "something was written into the program's file");
+    assert_eq!(said["bytes"], 0.0, "something was written into the program's socket");
+    assert_eq!(said["open"], said["high"], "the program's sockets were closed");
     assert_eq!(daemon.asked().len(), 2, "the second commit asked on a new connection");
+}
+
+#[test]
+fn a_file_that_took_the_place_of_standard_error_gets_no_warning() {
+    if missing("python3") {
+        return;
+    }
+    let world = World::new();
+    let _daemon = Daemon::start(world.socket(), Reply::Line("degraded the standby is away"));
+    let script = format!(
+        "import os,sys\n\
+         f=os.open(sys.argv[1]+'.txt',os.O_RDWR|os.O_CREAT); os.dup2(f,2)\n\
+         {CREATE}print('bytes',os.fstat(f).st_size)\n"
+    );
+    assert_eq!(python(&world, "a.db", &script)["bytes"], 0.0);
+    assert!(world.counts().contains("degraded=1 "), "{}", world.counts());
 }

@@ -106,6 +106,13 @@ pub(crate) fn numbers(output: &[u8]) -> HashMap<String, f64> {
     pairs.collect()
 }
 
+/// A number of a line of counts.
+pub(crate) fn count(line: &str, name: &str) -> u64 {
+    let words = line.split_whitespace().filter_map(|word| word.split_once('='));
+    let found = words.filter(|(word, _)| *word == name).find_map(|(_, count)| count.parse().ok());
+    found.unwrap_or_else(|| panic!("no {name} in {line}"))
+}
+
 /// Says so when a program is not installed.
 pub(crate) fn missing(program: &str) -> bool {
     let runs = Command::new(program).arg("--version").output().is_ok();
