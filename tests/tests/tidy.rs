@@ -21,6 +21,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("rusqlite", &["host/db/", "host/src/journal"]),
     ("wit_bindgen", &["sdk/"]),
     ("tokio_rustls", &["host/arbiter/"]),
+    // Whoever links it has its `fcntl` instead of the system's.
+    ("staffetta_commit", &[]),
 ];
 
 /// Derives by which the SDK's types are the same on both sides of the sandbox, behind a feature
@@ -38,6 +40,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("host/vip/", &["staffetta_core", "staffetta_policy", "staffetta_lab"]),
     ("host/lab/", &["staffetta_core", "staffetta_policy", "staffetta_vip"]),
     ("host/arbiter/", &["staffetta_policy", "staffetta_vip", "staffetta_lab", "staffetta_bundle"]),
+    ("host/barrier/", &["staffetta_core", "staffetta_db", "staffetta_lab"]),
+    ("host/commit/", &["staffetta_core", "staffetta_db", "staffetta_lab"]),
     ("host/sim/", &["staffetta_vip", "staffetta_lab", "staffetta_arbiter"]),
     (
         "host/situation/",

@@ -26,11 +26,11 @@ static RESUME_MS: AtomicU64 = AtomicU64::new(0);
 /// A commit to the database whose WAL-index is open on `fd` has ended: waits for the standby, for
 /// as long as the settings say.
 pub(crate) fn after_commit(settings: &Settings, system: System, fd: c_int) {
-    // The name that it has now: a database may be renamed while it is open.
-    let Some(mut database) = DatabasePath::of_index(fd) else { return };
     if now_ms() < RESUME_MS.load(Ordering::Relaxed) {
         return tally::count(Kind::Skipped);
     }
+    // The name that it has now: a database may be renamed while it is open.
+    let Some(mut database) = DatabasePath::of_index(fd) else { return };
     let mut buffer = [0; ANSWER_BYTES_MAX];
     let end = settings.timeout.map(|timeout| Instant::now() + timeout);
     match ask(settings, system, database.question(), &mut buffer, end) {
