@@ -6,6 +6,7 @@ pub mod api;
 pub mod arbiter;
 pub mod cli;
 pub mod config;
+mod databases;
 pub mod doctor;
 pub mod evidence;
 pub mod identity;

@@ -71,13 +71,24 @@ pub(crate) struct Attend {
     /// The primary's pages have another size.
     other_size: bool,
     at: Option<Position>,
+    /// How far the primary is, by its stream or its heartbeats.
+    head: Option<Position>,
     pages: u64,
 }
 
 impl Attend {
     pub(crate) fn new(replica: Replica, fresh: bool) -> Attend {
         let stage = Stage::Scanning;
-        Attend { replica, stage, named: None, fresh, other_size: false, at: None, pages: 0 }
+        Attend {
+            replica,
+            stage,
+            named: None,
+            fresh,
+            other_size: false,
+            at: None,
+            head: None,
+            pages: 0,
+        }
     }
 
     pub(crate) fn stage(&self) -> &Stage {
@@ -105,7 +116,15 @@ impl Attend {
 
     /// The newest transaction of the primary that it heard of.
     pub(crate) fn head(&self) -> Option<Position> {
-        self.named.as_ref().map(|named| named.entry.head)
+        self.head
+    }
+
+    /// Transactions of the last primary that this copy is known to lack; none, inside, where that
+    /// is not known; none at all where no primary was heard of.
+    pub(crate) fn missing(&self) -> Option<Option<u64>> {
+        let head = self.head?;
+        let at = self.at.filter(|at| at.epoch == head.epoch);
+        Some(at.map(|at| head.txid.saturating_sub(at.txid)))
     }
 
     /// The number of the primary's connection for it.
@@ -161,6 +180,7 @@ impl Attend {
     pub(crate) fn named(&mut self, entry: Entry) {
         self.undo();
         self.other_size = entry.page_bytes != self.replica.attached().page_bytes();
+        self.head_is(entry.head);
         self.named = Some(Named { entry, open: None });
         match self.stage {
             Stage::Offered | Stage::Following => self.stage = Stage::Known,
@@ -286,10 +306,8 @@ impl Attend {
 
     /// How far the primary is.
     pub(crate) fn head_is(&mut self, head: Position) {
-        if let Some(named) = &mut self.named
-            && named.entry.head.order() < head.order()
-        {
-            named.entry.head = head;
+        if self.head.is_none_or(|known| known.order() < head.order()) {
+            self.head = Some(head);
         }
     }
 

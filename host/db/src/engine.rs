@@ -96,6 +96,8 @@ pub enum Command {
     Resync(PathBuf),
     /// Compare all pages with what is known of them; all databases when none is named.
     Scrub(Option<PathBuf>),
+    /// The peer's last word on where it is with a database, by the heartbeats.
+    PeerAt(PathBuf, Position),
     /// The standby, or the arbiter, knows durably that it lacks something (true), or no longer.
     Degraded(bool),
 }
@@ -378,6 +380,7 @@ impl Engine {
             Command::Rule(path, winner) => self.rule(&path, winner, now),
             Command::Resync(path) => self.resync(&path, now),
             Command::Scrub(path) => self.scrub(path.as_deref(), now),
+            Command::PeerAt(path, position) => self.peer_at(&path, position),
             Command::Degraded(degraded) => self.degraded(degraded),
         }
     }

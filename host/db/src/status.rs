@@ -113,6 +113,9 @@ pub enum Notice {
     LostTrail(PathBuf, String),
     /// The standby's copy was brought to the primary's: pages shipped, of so many.
     Copied(PathBuf, u64, u32),
+    /// This node takes over a database: how many transactions of the last primary are known to be
+    /// missing; none where that is not known.
+    Missing(PathBuf, Option<u64>),
     /// This node's copy holds something that the primary may lack. Ask for the ruling.
     Diverged(PathBuf, Kinship),
     /// It was archived before it was overwritten.

@@ -123,6 +123,75 @@ pub fn split_brain(site: &Site, a: Branch, b: Branch) -> split_brain::Situation 
     }
 }
 
+/// A database of this node that holds what the primary may lack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diverged {
+    /// Its name.
+    pub name: String,
+    /// The last position that both had: reign and transaction.
+    pub common: Option<(u64, u64)>,
+    /// Transactions since then that only this node has, where they can be counted.
+    pub own: Option<u64>,
+    /// The reign of its last transaction here.
+    pub epoch: u64,
+    /// The reign of the primary.
+    pub primary: u64,
+}
+
+/// The situation of a database that diverged: the peer serves, this node has the copy.
+#[must_use]
+pub fn diverged(site: &Site, data: &Diverged) -> split_brain::Situation {
+    let branch = |side: Side| split_brain::Branch {
+        node: site.name(side).to_owned(),
+        epoch: if side == site.side { data.epoch } else { data.primary },
+        served: 0,
+        last_write: None,
+        facts: Vec::new(),
+    };
+    let own = data.own.unwrap_or_default();
+    let mine_is_a = site.side == Side::A;
+    let part = split_brain::Part {
+        name: "transactions".into(),
+        a_items: if mine_is_a { own } else { 0 },
+        b_items: if mine_is_a { 0 } else { own },
+        ..split_brain::Part::default()
+    };
+    split_brain::Situation {
+        a: branch(Side::A),
+        b: branch(Side::B),
+        serving: Some(site.peer.name.clone()),
+        subjects: vec![split_brain::Subject {
+            kind: staffetta_sdk::DataKind::Database,
+            name: data.name.clone(),
+            common: data.common,
+            parts: data.own.is_some().then_some(part).into_iter().collect(),
+        }],
+    }
+}
+
+/// Whether a verdict lets the primary's data stay, and why; everything else is an operator's
+/// matter, that this node's data should stay among it: that is a handover, which an operator
+/// orders.
+#[must_use]
+pub fn keeps_the_primarys(
+    site: &Site,
+    verdict: &split_brain::Verdict,
+    name: &str,
+) -> (bool, Option<String>) {
+    let mut rulings = verdict.rulings.iter();
+    let Some(ruling) = rulings.find(|ruling| ruling.name == name && ruling.part.is_none()) else {
+        return (false, None);
+    };
+    let keep = match ruling.keep {
+        split_brain::Keep::A => Some(Side::A),
+        split_brain::Keep::B => Some(Side::B),
+        split_brain::Keep::Merge(_)
+        | split_brain::Keep::AskOperator
+        | split_brain::Keep::Other(_) => None,
+    };
+    (keep == Some(site.side.other()), Some(ruling.reason.clone()))
+}
+
 /// A failover verdict as far as the core needs it. An intent of a later contract holds.
 #[must_use]
 pub fn failover_verdict(verdict: &failover::Verdict) -> Verdict {

@@ -29,6 +29,8 @@ pub struct Control {
     pub events: broadcast::Sender<EventRecord>,
     /// For history and decisions.
     pub journal: JournalHandle,
+    /// Where archived databases are.
+    pub archives: PathBuf,
 }
 
 /// The shell's ends of a [`Control`].
@@ -45,12 +47,12 @@ pub struct ControlEnds {
 impl Control {
     /// Makes both ends.
     #[must_use]
-    pub fn new(first: Status, journal: JournalHandle) -> (Control, ControlEnds) {
+    pub fn new(first: Status, journal: JournalHandle, archives: PathBuf) -> (Control, ControlEnds) {
         let (status_in, status) = watch::channel(Arc::new(first));
         let (orders, orders_out) = mpsc::channel(ORDERS_QUEUED_MAX);
         let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
         let ends = ControlEnds { status: status_in, orders: orders_out, events: events.clone() };
-        (Control { status, orders, events, journal }, ends)
+        (Control { status, orders, events, journal, archives }, ends)
     }
 }
 
@@ -82,6 +84,16 @@ pub enum OrderKind {
         file: PathBuf,
         /// Settings in place of those of the configuration.
         settings: Option<serde_json::Value>,
+    },
+    /// Compare all pages of a database, or of all, with what is known of them.
+    Scrub {
+        /// Its name or path.
+        name: Option<String>,
+    },
+    /// Compare a database with the peer anew; archive and overwrite one that diverged.
+    Resync {
+        /// Its name or path.
+        name: String,
     },
     /// Go back to the policy before the present one.
     PolicyRollback {

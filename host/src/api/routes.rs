@@ -17,9 +17,10 @@ use crate::config::Config;
 use crate::journal::{JournalError, JournalHandle};
 
 /// Paths as the answer to an unknown one lists them.
-const PATHS: &str = "GET /api/v1/status, /events, /decisions, /decisions/ID, /history; POST \
-                     /api/v1/switchover, \
-     /maintenance, /clear, /start-alone, /policy/load, /policy/rollback, /config/check";
+const PATHS: &str = "GET /api/v1/status, /events, /decisions, /decisions/ID, /history, /databases, \
+                     /databases/diff?name=NAME, /alignment; POST /api/v1/switchover, /maintenance, \
+                     /clear, /start-alone, /policy/load, /policy/rollback, /config/check, \
+                     /databases/scrub, /databases/resync";
 
 pub(super) struct Api {
     control: Control,
@@ -41,6 +42,19 @@ struct PolicyLoad {
     file: PathBuf,
     #[serde(default)]
     settings: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedOrAll {
+    #[serde(default)]
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +86,23 @@ impl Api {
                 let status = Arc::clone(&self.control.status.borrow());
                 Ok(json(StatusCode::OK, &*status))
             }
+            "databases" => {
+                let status = Arc::clone(&self.control.status.borrow());
+                let all = json!({ "databases": status.databases, "alignment": status.alignment });
+                Ok(json(StatusCode::OK, &all))
+            }
+            "alignment" => {
+                let status = Arc::clone(&self.control.status.borrow());
+                match &status.alignment {
+                    Some(alignment) => Ok(json(StatusCode::OK, alignment)),
+                    None => Err(Refused::new(
+                        StatusCode::NOT_FOUND,
+                        "no database is replicated",
+                        "add [[database]] to the configuration of both nodes",
+                    )),
+                }
+            }
+            "databases/diff" => self.database_diff(query).await,
             "events" => self.events(),
             "decisions" => {
                 let limit = read_limit(query)?;
@@ -114,6 +145,14 @@ impl Api {
             "policy/rollback" => {
                 let PolicyRollback { kind } = read_json(body, "{\"kind\": \"failover\"}").await?;
                 OrderKind::PolicyRollback { kind }
+            }
+            "databases/scrub" => {
+                let NamedOrAll { name } = read_json(body, "{\"name\": null}").await?;
+                OrderKind::Scrub { name }
+            }
+            "databases/resync" => {
+                let Named { name } = read_json(body, "{\"name\": \"calls\"}").await?;
+                OrderKind::Resync { name }
             }
             "config/check" => return config_check(&read_body(body).await?),
             _ => return Err(wrong_method(path)),
@@ -161,6 +200,46 @@ impl Api {
                 StatusCode::NOT_FOUND,
                 format!("decision {number} is not in the journal"),
                 "old ones make room for new ones: /api/v1/decisions lists what is there",
+            )),
+        }
+    }
+
+    /// How the newest archive of a database differs from it, on a thread that may wait.
+    async fn database_diff(&self, query: Option<&str>) -> Answer {
+        let status = Arc::clone(&self.control.status.borrow());
+        let name = query.and_then(|query| query.strip_prefix("name=")).unwrap_or_default();
+        let found = status.databases.iter().find(|one| one.name == name || one.path == name);
+        let Some(database) = found.map(|one| PathBuf::from(&one.path)) else {
+            return Err(Refused::new(
+                StatusCode::NOT_FOUND,
+                format!("no database `{name}` is replicated"),
+                "name one with ?name=NAME, as /api/v1/databases lists them",
+            ));
+        };
+        let archives = self.control.archives.clone();
+        let compared = tokio::task::spawn_blocking(move || {
+            let archive = crate::databases::newest_archive(&archives, &database)?;
+            let found = crate::databases::difference(&archive, &database);
+            Some(found.map(
+                |found| json!({ "archive": archive, "database": database, "differences": found }),
+            ))
+        });
+        match compared.await {
+            Ok(Some(Ok(shown))) => Ok(json(StatusCode::OK, &shown)),
+            Ok(None) => Err(Refused::new(
+                StatusCode::NOT_FOUND,
+                format!("there is no archive of `{name}` on this node"),
+                "nothing of it was overwritten here",
+            )),
+            Ok(Some(Err(error))) => Err(Refused::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error.to_string(),
+                "see the daemon's log",
+            )),
+            Err(error) => Err(Refused::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                error.to_string(),
+                "see the daemon's log",
             )),
         }
     }
@@ -223,10 +302,11 @@ fn unknown(path: &str) -> Refused {
 /// does.
 fn wrong_method(path: &str) -> Refused {
     let allow = match path {
-        "status" | "events" | "decisions" | "history" => "GET",
+        "status" | "events" | "decisions" | "history" | "databases" | "databases/diff"
+        | "alignment" => "GET",
         _ if path.starts_with("decisions/") => "GET",
         "switchover" | "maintenance" | "clear" | "start-alone" | "policy/load"
-        | "policy/rollback" | "config/check" => "POST",
+        | "policy/rollback" | "config/check" | "databases/scrub" | "databases/resync" => "POST",
         _ => return unknown(&format!("/api/v1/{path}")),
     };
     let status = StatusCode::METHOD_NOT_ALLOWED;

@@ -35,7 +35,8 @@ async fn start() -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("run/control.sock");
     let journal = Journal::open(&dir.path().join("journal.db"), 64 << 20).unwrap();
-    let (control, mut ends) = Control::new(status::tests::example(), journal.handle());
+    let (control, mut ends) =
+        Control::new(status::tests::example(), journal.handle(), dir.path().into());
     let server = Server::bind(&socket).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(server.run(control, async move {

@@ -40,7 +40,16 @@ pub(super) enum Verb {
     /// Run the daemon in the foreground
     Run,
     /// Show who serves, under which guarantee, and why
-    Status,
+    Status {
+        /// Only whether the standby has what the primary has; the exit code says it too
+        #[arg(long)]
+        aligned: bool,
+    },
+    /// The databases that are replicated
+    #[command(subcommand)]
+    Db(DbVerb),
+    /// Wait until the standby has everything that was committed to a database before
+    Barrier(BarrierFlags),
     /// Follow changes and events, one line each
     Watch,
     /// Hand the service over to the peer by plan
@@ -89,6 +98,42 @@ pub(super) enum Verb {
     Simulate(SimulateFlags),
     /// Remove service addresses and gate of a daemon that is gone (the unit's ExecStopPost)
     Release,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DbVerb {
+    /// Where each database is, and what the standby lacks
+    Status,
+    /// Compare all pages with what is known of them
+    Scrub {
+        /// One database; without: all
+        name: Option<String>,
+    },
+    /// Show how an archived copy differs from the database, row by row
+    Diff {
+        /// The database, as `db status` names it
+        name: String,
+        /// The archive; without: the newest one of this database
+        #[arg(long, value_name = "FILE")]
+        archive: Option<PathBuf>,
+    },
+    /// Compare with the peer anew; on a node whose copy diverged: archive it and take the primary's
+    Resync {
+        /// The database, as `db status` names it
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BarrierFlags {
+    /// The database
+    pub(super) database: PathBuf,
+    /// How long to wait; 0: as long as it takes
+    #[arg(long, default_value_t = 0)]
+    pub(super) timeout_ms: u64,
+    /// The barrier socket, when it is not where the configuration says
+    #[arg(long, value_name = "PATH")]
+    pub(super) barrier_socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@
 mod arbiter;
 mod ask;
 mod changes;
+mod db;
 mod flags;
 mod license;
 mod local;
@@ -96,7 +97,10 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Init(flags) => local::init(&context, flags),
         Verb::Join(flags) => local::join(&context, &flags),
         Verb::Run => run(&context),
-        Verb::Status => ask::status(&context),
+        Verb::Status { aligned: true } => db::aligned(&context),
+        Verb::Status { aligned: false } => ask::status(&context),
+        Verb::Db(verb) => db::db(&context, verb),
+        Verb::Barrier(flags) => db::barrier(&context, &flags),
         Verb::Watch => ask::watch(&context),
         Verb::Switchover => ask::order(&context, "switchover", &serde_json::Value::Null),
         Verb::Maintenance { switch } => {

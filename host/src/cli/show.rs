@@ -6,8 +6,8 @@ use std::io::IsTerminal;
 use super::plain;
 use crate::api::Status;
 use crate::api::status::{
-    ArbiterStatus, GateStatus, Level, LinkStatus, PeerStatus, PolicyStatus, Role, StallStatus,
-    VipStatus,
+    ArbiterStatus, DatabaseLine, GateStatus, Level, LinkStatus, PeerStatus, PolicyStatus, Role,
+    StallStatus, VipStatus,
 };
 use crate::journal::{EventLevel, EventRecord};
 
@@ -109,6 +109,14 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
         rows.push(("policy", policy(kind, one)));
     }
     rows.push(("license", format!("{}: {}", status.license.state, plain(&status.license.reason))));
+    rows.extend(status.databases.iter().map(|one| ("database", database(one))));
+    if let Some(one) = &status.alignment {
+        let word = if one.aligned { paint.green("yes") } else { paint.yellow("no") };
+        rows.push((
+            "aligned",
+            one.why.first().map_or(word.clone(), |why| format!("{word}: {}", plain(why))),
+        ));
+    }
     let memory = if status.realtime.memory_locked { "locked" } else { "not locked" };
     rows.push(("realtime", format!("{} priority, memory {memory}", status.realtime.priority)));
     rows.push(("stalls", stalls(&status.stalls)));
@@ -131,6 +139,11 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
         let _ = write!(text, "\n  {name:<11} {value}");
     }
     text
+}
+
+fn database(one: &DatabaseLine) -> String {
+    let behind = one.behind.map_or(String::new(), |count| format!(", {count} missing"));
+    format!("{} {} at {}:{}{behind}", plain(&one.name), one.state, one.epoch, one.txid)
 }
 
 fn lease(status: &Status) -> String {

@@ -210,6 +210,8 @@ pub struct BulkConfig {
 /// A database, or all that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseConfig {
+    /// What both nodes call it; the pattern where no name is given.
+    pub name: String,
     /// Absolute path; the last part may hold `*` and `?`.
     pub pattern: String,
     /// What happens to one with a rollback journal.
@@ -387,6 +389,18 @@ impl Config {
         self.node.run_dir.join("control.sock")
     }
 
+    /// Where copies are kept that were overwritten.
+    #[must_use]
+    pub fn archive_dir(&self) -> PathBuf {
+        self.node.state_dir.join("archive")
+    }
+
+    /// Where commits wait for the standby.
+    #[must_use]
+    pub fn barrier_socket(&self) -> PathBuf {
+        self.node.run_dir.join("barrier.sock")
+    }
+
     /// The journal.
     #[must_use]
     pub fn journal_file(&self) -> PathBuf {
@@ -406,7 +420,11 @@ impl Config {
             );
         let arbiter = self.arbiter.as_ref().map(|arbiter| arbiter.prefix.as_str());
         let mut databases = self.databases.clone();
-        databases.sort_by(|one, other| one.pattern.cmp(&other.pattern));
+        databases.sort_by(|one, other| one.name.cmp(&other.name));
+        for database in &mut databases {
+            // A name is shared; the place of its files is the node's own matter.
+            database.pattern.clear();
+        }
         let shared = format!(
             "{:?} {:?} {vips:?} {policies:?} {:?} {arbiter:?} {databases:?} {}",
             self.cluster.id,

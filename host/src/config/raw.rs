@@ -138,6 +138,7 @@ pub(super) struct RawBulk {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawDatabase {
+    pub(super) name: Text,
     pub(super) path: Text,
     pub(super) journal: Option<Spanned<super::JournalMode>>,
     pub(super) mode: Option<Spanned<super::CommitMode>>,

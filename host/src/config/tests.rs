@@ -445,6 +445,7 @@ fn databases_are_refused_with_what_to_write() {
         ("path = \"/a.db\"\nsync_alone = \"block\"", "sync_alone needs mode = \"sync\""),
         ("path = \"/a.db\"\nsync_timeout_ms = 50", "sync_timeout_ms needs mode = \"sync\""),
         ("path = \"/a.db\"\nscrub_hours = 721", "write a number from 0 to 720"),
+        ("name = \"A b\"\npath = \"/a.db\"", "write 1 to 32 of a-z"),
         ("path = \"/a.db\"\nmodus = \"sync\"", "did you mean `mode`?"),
         ("path = \"/a.db\"\n[[database]]\npath = \"/a.db\"", "is there twice"),
     ] {
@@ -461,6 +462,11 @@ fn databases_are_refused_with_what_to_write() {
     }
     let with = parse(&format!("{GOOD}[[database]]\npath = \"/a.db\"\n")).unwrap();
     assert_ne!(parse(GOOD).unwrap().pair_digest(), with.pair_digest());
+    let named = |path: &str| {
+        let text = format!("{GOOD}[[database]]\nname = \"calls\"\npath = \"{path}\"\n");
+        parse(&text).unwrap().pair_digest()
+    };
+    assert_eq!(named("/one/a.db"), named("/other/a.db"), "a name is what the nodes share");
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub const FRAME_BYTES_MAX: usize = 1_350;
 pub const LICENSE_BYTES_MAX: usize = 1_000;
 /// Checks, references and facts that a node tells of itself.
 pub const REPORTS_MAX: usize = 16;
+/// Databases that one frame tells of.
+pub const DATA_REPORTS_MAX: usize = 12;
 /// Longest text in a report.
 pub(crate) const TEXT_BYTES_MAX: usize = 48;
 
@@ -106,6 +108,29 @@ pub struct About {
     /// Standing of its license as it judges it itself: number of the WIT enum case.
     #[n(11)]
     pub license: u8,
+    /// Some of its databases, others the next time; nothing from versions without them.
+    #[n(12)]
+    pub data: Option<Vec<DataReport>>,
+}
+
+/// Where one database is on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct DataReport {
+    /// Hash of its name, which both configurations share.
+    #[n(0)]
+    pub id: u64,
+    /// The reign of its last transaction.
+    #[n(1)]
+    pub epoch: u64,
+    /// Number of its last transaction within that reign.
+    #[n(2)]
+    pub txid: u64,
+    /// Number of the WIT enum case of `copy`.
+    #[n(3)]
+    pub copy: u8,
+    /// Transactions that it is known to lack.
+    #[n(4)]
+    pub behind: u64,
 }
 
 /// A decoded frame.
@@ -176,6 +201,10 @@ struct Wire {
     maintenance: Option<bool>,
     #[n(15)]
     arbiter: Option<bool>,
+    #[n(16)]
+    synced: Option<bool>,
+    #[n(17)]
+    stale: Option<bool>,
     #[n(20)]
     about: Option<About>,
     #[cbor(n(21), with = "minicbor::bytes")]
@@ -212,6 +241,8 @@ pub(super) fn encode(
         eligible: Some(beat.eligible),
         maintenance: beat.maintenance.then_some(true),
         arbiter: beat.arbiter,
+        synced: beat.synced,
+        stale: beat.stale,
         about: about.cloned(),
         license: license.filter(|l| l.len() <= LICENSE_BYTES_MAX).map(<[u8]>::to_vec),
     };
@@ -225,7 +256,10 @@ pub(super) fn encode(
 /// Leaves out what the peer can best do without: single reports first, whose sum it is told anyway.
 fn leave_out(wire: &mut Wire) -> bool {
     let Some(about) = &mut wire.about else { return wire.license.take().is_some() };
-    about.checks.pop().is_some() || about.targets.pop().is_some() || wire.about.take().is_some()
+    about.data.take().is_some()
+        || about.checks.pop().is_some()
+        || about.targets.pop().is_some()
+        || wire.about.take().is_some()
 }
 
 fn to_vec(wire: &Wire) -> Vec<u8> {
@@ -298,6 +332,8 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
         eligible: wire.eligible.unwrap_or(false),
         maintenance: wire.maintenance.unwrap_or(false),
         arbiter: wire.arbiter,
+        synced: wire.synced,
+        stale: wire.stale,
     };
     Ok(Frame { beat, stamp: wire.stamp, about: wire.about, license: wire.license })
 }
@@ -322,6 +358,9 @@ fn check_about(about: &About) -> Result<(), FrameError> {
     }
     if about.checks.len() > REPORTS_MAX || about.targets.len() > REPORTS_MAX {
         return Err(FrameError::TooLong { what: "reports", max: REPORTS_MAX });
+    }
+    if about.data.as_ref().is_some_and(|data| data.len() > DATA_REPORTS_MAX) {
+        return Err(FrameError::TooLong { what: "databases", max: DATA_REPORTS_MAX });
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ mod session;
 mod stamp;
 
 pub use frame::{
-    About, CheckReport, FRAME_BYTES_MAX, Frame, FrameError, Health, LICENSE_BYTES_MAX, REPORTS_MAX,
-    TargetReport,
+    About, CheckReport, DATA_REPORTS_MAX, DataReport, FRAME_BYTES_MAX, Frame, FrameError, Health,
+    LICENSE_BYTES_MAX, REPORTS_MAX, TargetReport,
 };
 pub use session::{Reject, Secret};
 pub use stamp::{LinkView, Minute};

@@ -22,6 +22,8 @@ fn beat(boot: u64) -> Beat {
         met: Some(Meeting { low: Epoch(40), high: Epoch(41), served: Span::ms(12_000) }),
         eligible: true,
         maintenance: true,
+        synced: Some(true),
+        stale: Some(false),
         arbiter: Some(true),
     }
 }
@@ -45,6 +47,7 @@ fn about() -> About {
         in_role_ms: 1_000,
         stall_max_ms: 3,
         license: 1,
+        data: Some(vec![DataReport { id: 7, epoch: 4, txid: 9, copy: 1, behind: 2 }]),
     }
 }
 

@@ -11,8 +11,11 @@
 //! After each input its effects are carried out; what an effect answers at once is an input of the
 //! same turn.
 
+mod gate;
+
 use super::arbitrate::Requests;
 use super::clock::Clock;
+use super::data::DataLink;
 use super::decide::Job;
 use super::inbox::{Inbox, Mail, OrderReply};
 use super::lateness::Lateness;
@@ -21,7 +24,7 @@ use super::report::{Report, Reporter};
 use super::snapshot::{Board, Snapshot};
 use crate::link::{About, Links, Received};
 use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, Order, PersistId, Reply, Span};
-use staffetta_vip::{GateClass, Kernel, KernelEvent, Mac, Renewal, can_be_claimed};
+use staffetta_vip::{GateClass, Kernel, KernelEvent, Mac};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::mpsc;
@@ -62,6 +65,7 @@ pub(crate) struct Parts {
     pub persist: mpsc::Sender<(PersistId, Durable)>,
     pub jobs: mpsc::Sender<Job>,
     pub consult: Option<Requests>,
+    pub data: DataLink,
     pub reporter: Reporter,
     pub board: Board,
     pub about: About,
@@ -237,6 +241,7 @@ impl Beats {
                 let macs = macs.map(|mac| mac.try_into().expect("six bytes")).collect();
                 self.parts.kernel.set_peer_macs(macs);
             }
+            self.parts.data.peer_says(&about.data);
             self.peer = Some((about, now));
         }
         if frame.license.is_some() && frame.license != self.peer_license {
@@ -417,6 +422,9 @@ impl Beats {
                     self.queue.push_back(Event::Unanswered(id));
                 }
             }
+            Effect::Drain { epoch } => self.parts.data.drain(epoch),
+            Effect::Undrain { .. } => self.parts.data.undrain(),
+            Effect::Degraded(word, degraded) => self.parts.data.degraded(word, degraded),
             Effect::Exit => self.done = true,
             Effect::OrderDone(result) => {
                 if let Some(reply) = self.order.take() {
@@ -432,6 +440,7 @@ impl Beats {
                     let now = self.parts.clock.now();
                     self.announcements.burst(now);
                 }
+                self.parts.data.noted(&note);
                 self.parts.reporter.say(Report::Note(note));
             }
         }
@@ -450,108 +459,6 @@ impl Beats {
         }
         let confirmed = self.parts.node.confirmed();
         self.parts.links.send(now, beat, about, license, confirmed);
-    }
-
-    /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen
-    /// the lease.
-    fn claim(&mut self, until: Mono) {
-        let before = self.parts.clock.now();
-        let result = self.parts.kernel.claim(duration(until.since(before)));
-        let mut now = self.parts.clock.now();
-        if result.is_ok() && now.since(before) > ARMING_MAX && now < until {
-            let armed = self.rearm(until);
-            now = if armed { self.parts.clock.now() } else { until };
-        }
-        match result {
-            Ok(()) if now < until => {
-                self.gate_fault = None;
-                self.parts.kernel.announce();
-                self.announcements.burst(now);
-                self.queue.push_back(Event::Claimed);
-            }
-            Ok(()) => {
-                self.release_quietly();
-                self.queue.push_back(Event::ClaimFailed);
-            }
-            Err(error) => {
-                self.gate_fault = Some(error.to_string());
-                self.parts.reporter.say(Report::Kernel(error.to_string()));
-                self.release_quietly();
-                self.queue.push_back(Event::ClaimFailed);
-            }
-        }
-    }
-
-    fn renew(&mut self, until: Mono) {
-        let before = self.parts.clock.now();
-        let result = self.parts.kernel.renew(duration(until.since(before)));
-        let now = self.parts.clock.now();
-        if now >= until {
-            return self.release_quietly();
-        }
-        if now.since(before) > ARMING_MAX && matches!(result, Ok(Renewal::Renewed)) {
-            // Where it fails the gate is closed; the next grant claims anew.
-            self.rearm(until);
-        }
-        match result {
-            Ok(Renewal::Renewed) => self.gate_fault = None,
-            // The kernel's timer was first by a tick, or someone removed the element: the lease is
-            // live, so claim anew. With too little of it left the gate stays closed until the next
-            // grant: that is no refusal of the kernel.
-            Ok(Renewal::Lost) if can_be_claimed(duration(until.since(now))) => self.claim(until),
-            Ok(Renewal::Lost) => {}
-            Err(error) => {
-                let text = error.to_string();
-                if self.gate_fault.as_ref() != Some(&text) {
-                    self.parts.reporter.say(Report::Kernel(text.clone()));
-                }
-                self.gate_fault = Some(text);
-            }
-        }
-    }
-
-    /// The thread was stopped between reading the clock and arming: what was armed may outlive the
-    /// lease. Armed again until the clock agrees, else let go; a stop that ends in death right here
-    /// is the residue that the guarantees name.
-    fn rearm(&mut self, until: Mono) -> bool {
-        for _ in 0..REARM_MAX {
-            let before = self.parts.clock.now();
-            let renewed = self.parts.kernel.renew(duration(until.since(before)));
-            let now = self.parts.clock.now();
-            let in_time = now < until && now.since(before) <= ARMING_MAX;
-            if in_time && matches!(renewed, Ok(Renewal::Renewed)) {
-                return true;
-            }
-        }
-        self.release_quietly();
-        false
-    }
-
-    fn release_quietly(&mut self) {
-        if let Err(error) = self.parts.kernel.release() {
-            self.parts.reporter.say(Report::Kernel(error.to_string()));
-        }
-    }
-
-    fn release(&mut self) {
-        let now = self.parts.clock.now();
-        self.announcements.due.clear();
-        match self.parts.kernel.release() {
-            Ok(()) => {
-                let again = self.release_again.take().is_some();
-                self.changed = true;
-                if again {
-                    return self.feed(Event::Released);
-                }
-                self.queue.push_back(Event::Released);
-            }
-            Err(error) => {
-                if self.release_again.is_none() {
-                    self.parts.reporter.say(Report::Kernel(error.to_string()));
-                }
-                self.release_again = Some(now + RELEASE_AGAIN);
-            }
-        }
     }
 
     fn answers_aged(&self, now: Mono) -> Vec<(IpAddr, Answerer, Span)> {

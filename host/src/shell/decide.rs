@@ -4,21 +4,24 @@
 //! between two decisions without a lock. What it was asked, with everything that the answer was
 //! made from, goes to the journal.
 
+use super::data::DataLink;
 use super::inbox::Outbox;
 use super::realtime;
 use super::report::Reporter;
 use super::situation::{self, Site};
+use super::snapshot::Board;
 use crate::evidence::Evidence;
 use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
 use crate::link::{About, LinkView};
 use staffetta_core::{Answerer, Ask, AskId, Event, Question as Asked, Span, Verdict};
+use staffetta_db::Kinship;
 use staffetta_policy::{Answer, FailoverChain, Kind, Policy, Speaker, SplitBrainChain, Subject};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 /// One thing for the policy thread.
 pub(crate) enum Job {
@@ -29,6 +32,8 @@ pub(crate) enum Job {
     /// Go back to the one before; answers with its name, or nothing where no site policy is in
     /// force.
     Rollback(Kind, Sender<Option<Arc<Policy>>>),
+    /// What happens to a database of this node that diverged from the primary's.
+    Rule(PathBuf, staffetta_db::Kinship),
 }
 
 /// A question of the core with what the beat thread sees.
@@ -62,7 +67,12 @@ pub(crate) struct Decider {
     pub shelf: Shelf,
     pub memory_file: PathBuf,
     pub started: Instant,
+    pub data: Arc<OnceLock<DataLink>>,
+    pub board: Board,
 }
+
+/// How long a policy may think about data: nobody waits for it with a lease in hand.
+const RULING_MAX: Duration = Duration::from_millis(500);
 
 /// Version of the engine in decision records.
 const ENGINE: &str = concat!("staffetta ", env!("CARGO_PKG_VERSION"), ", wasmtime 48");
@@ -75,6 +85,7 @@ impl Decider {
         while let Ok(job) = jobs.recv() {
             match job {
                 Job::Ask(question) => self.answer(&question),
+                Job::Rule(database, kinship) => self.rule(database, kinship),
                 Job::Swap(policy) => match policy.kind() {
                     Kind::Failover => self.failover.swap(policy),
                     Kind::SplitBrain => self.split_brain.swap(policy),
@@ -118,7 +129,9 @@ impl Decider {
             | Asked::Review
             | Asked::Switchover => {
                 let seen = self.evidence.seen();
-                let situation = situation::failover(&self.site, question, &seen);
+                let none = DataLink::default();
+                let data = self.data.get().unwrap_or(&none);
+                let situation = situation::failover(&self.site, question, &seen, data);
                 let now = self.started.elapsed();
                 let wall = situation::wall();
                 let answer = self.failover.decide(&situation, &wall, now, question.until);
@@ -130,6 +143,44 @@ impl Decider {
                 self.record(&situation.question.to_string(), &situation, &answer, said);
             }
         }
+    }
+
+    /// Asks the split-brain policy about one database. Without a ruling that this node carries out,
+    /// an operator decides.
+    fn rule(&mut self, path: PathBuf, kinship: Kinship) {
+        let Some(data) = self.data.get().cloned() else { return };
+        let status = data.status();
+        let Some(status) = status.iter().find(|status| status.path == path) else { return };
+        let newest = self.board.newest();
+        let peer = newest.and_then(|snapshot| snapshot.view.peer);
+        let (common, own) = match kinship {
+            Kinship::Ancestor => return,
+            Kinship::Diverged { common, own } => (common.map(|at| (at.epoch, at.txid)), own),
+        };
+        let diverged = staffetta_situation::Diverged {
+            name: status.name.clone(),
+            common,
+            own,
+            epoch: status.position.map_or(0, |at| at.epoch),
+            primary: peer.map_or(0, |peer| peer.epoch.0),
+        };
+        let situation = staffetta_situation::diverged(&self.site.pair, &diverged);
+        let now = self.started.elapsed();
+        let wall = situation::wall();
+        let until = Instant::now() + RULING_MAX;
+        let answer = self.split_brain.decide(&situation, &wall, now, until);
+        let (winner, why) = answer.verdict.as_ref().map_or((false, None), |verdict| {
+            staffetta_situation::keeps_the_primarys(&self.site.pair, verdict, &status.name)
+        });
+        let word = match winner {
+            true => "the primary's data stays, this node's is archived",
+            false => "an operator decides (`staffetta db resync` archives and overwrites)",
+        };
+        let reason = why.unwrap_or_else(|| "no ruling on it".into());
+        let text = format!("{}: {word}: {reason}", path.display());
+        self.reporter.event(EventLevel::Warn, "database-ruling", text);
+        self.record("diverged", &situation, &answer, Some((word.into(), reason)));
+        data.say(staffetta_db::Command::Rule(path, winner));
     }
 
     fn reply(&self, id: AskId, verdict: Option<Verdict>) {

@@ -115,7 +115,9 @@ fn encode(generation: u64, side: Side, record: &Durable) -> [u8; RECORD_BYTES] {
     bytes[9] = if side == Side::A { b'A' } else { b'B' };
     bytes[10] = u8::from(record.was_primary)
         | u8::from(record.formed) << 1
-        | u8::from(record.maintenance) << 2;
+        | u8::from(record.maintenance) << 2
+        | u8::from(record.stale) << 3
+        | u8::from(record.ahead) << 4;
     bytes[11] = match record.fenced {
         None => 0,
         Some(FenceCause::Divergence) => 1,
@@ -151,6 +153,8 @@ fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<(u64, Side, Durable)> {
         was_primary: bytes[10] & 1 != 0,
         formed: bytes[10] & 2 != 0,
         maintenance: bytes[10] & 4 != 0,
+        stale: bytes[10] & 8 != 0,
+        ahead: bytes[10] & 16 != 0,
         fenced,
     };
     Some((u64_at(16), side, record))
@@ -168,6 +172,8 @@ mod tests {
             was_primary: true,
             formed: true,
             maintenance: false,
+            stale: true,
+            ahead: highest % 2 == 0,
             fenced: Some(FenceCause::Operator),
         }
     }

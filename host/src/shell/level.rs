@@ -29,6 +29,10 @@ pub(crate) fn level(level: Level, serves: bool) -> LevelStatus {
             status::Level::TakeoverDisarmed,
             "the node that would take over is not fit: see its checks and its service network",
         ),
+        Level::Disarmed(Disarmed::NotSynced) => (
+            status::Level::TakeoverDisarmed,
+            "the standby lacks commits that were acknowledged: `staffetta db status`",
+        ),
         Level::Disarmed(Disarmed::NotFormed) => {
             (status::Level::TakeoverDisarmed, "the pair has not formed yet")
         }

@@ -84,7 +84,7 @@ impl Licensing {
                         let _ = reply.send(self.chain.rollback());
                         break LicenseOccasion::Changed;
                     }
-                    Ok(Job::Ask(_)) => {}
+                    Ok(Job::Ask(_) | Job::Rule(..)) => {}
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }

@@ -8,6 +8,8 @@
 mod arbitrate;
 mod beats;
 mod clock;
+mod data;
+mod databases;
 mod decide;
 mod disk;
 mod inbox;
@@ -26,6 +28,7 @@ mod tasks;
 
 use self::beats::{Beats, Parts};
 use self::clock::Clock;
+use self::data::DataLink;
 use self::decide::{Decider, InForce, Job, Shelf};
 use self::disk::EpochFile;
 use self::inbox::{Inbox, Mail, Outbox};
@@ -46,7 +49,7 @@ use staffetta_core::{Boot, Durable, Event, Node, Options, PersistId, Side, Span}
 use staffetta_policy::{Chain, Engine, Kind, Limits, Speaker};
 use staffetta_vip::{Kernel, Vip};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -83,6 +86,8 @@ struct Common {
     reporter: Reporter,
     journal: JournalHandle,
     started: Instant,
+    /// Set once the engine of databases runs, which needs the policy thread.
+    data: Arc<OnceLock<DataLink>>,
 }
 
 /// Where the policies and their judgments are seen.
@@ -122,6 +127,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         reporter,
         journal: journal.handle(),
         started,
+        data: Arc::default(),
     };
     let identity = Identity::load_or_create(&config.node.identity_file)?;
     let loader = Loader::new(&config, Engine::new(Limits::default())?);
@@ -133,6 +139,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let jobs = policies.failover_jobs.clone();
+    let data = data::start(&config, &common.outbox, &common.reporter, &jobs)?;
+    // Nobody else sets it.
+    let _ = common.data.set(data.clone());
     let parts = beat_parts(&config, &identity, &common, inbox, jobs, consult)?;
     let (held, about) = (parts.kernel.held_flag(), parts.about.clone());
     let ended = Arc::new(tokio::sync::Notify::new());
@@ -157,6 +166,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         started,
         refused,
         arbiter,
+        data,
     };
     let tasks = tasks::Tasks { server, reports, reporter, loader, publisher, about, held, ended };
     let result = runtime.block_on(tasks::run(tasks, &running));
@@ -225,6 +235,8 @@ fn start_policies(
         shelf: Arc::clone(&shelf),
         memory_file: config.node.state_dir.join("policy-memory.json"),
         started: common.started,
+        data: Arc::clone(&common.data),
+        board: common.board.clone(),
     };
     spawn("policy", move || decider.run(&jobs))?;
     let (license_jobs, jobs) = mpsc::channel();
@@ -282,6 +294,8 @@ fn beat_parts(
         peer_preferred: config.peer.preferred,
         arbiter: config.arbiter.is_some(),
         timing,
+        data: !config.databases.is_empty(),
+        drain_patience: Span(u64::try_from(data::drain_patience(config).as_nanos())?),
     };
     let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
     Ok(Parts {
@@ -293,6 +307,7 @@ fn beat_parts(
         persist: persister(file, common.outbox.clone(), common.reporter.clone()),
         jobs,
         consult,
+        data: common.data.get().cloned().unwrap_or_default(),
         reporter: common.reporter.clone(),
         board: common.board.clone(),
         about,

@@ -1,12 +1,14 @@
 //! Carries operators' orders to the thread that can do them, and says what happened.
 
+use super::data::DataLink;
 use super::decide::Job;
 use super::inbox::{Mail, Outbox};
 use super::policies::{Loader, kind_of};
 use super::snapshot::Board;
 use crate::api::{Order, OrderError, OrderKind, PolicyKind};
 use staffetta_core::{Order as CoreOrder, Refusal};
-use std::path::PathBuf;
+use staffetta_db::Command;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 
@@ -18,6 +20,7 @@ pub(crate) async fn take(
     license_jobs: Sender<Job>,
     loader: Loader,
     board: Board,
+    data: DataLink,
 ) {
     while let Some(order) = orders.recv().await {
         let result = match order.kind {
@@ -29,6 +32,8 @@ pub(crate) async fn take(
                 let jobs = jobs_of(kind, &failover_jobs, &license_jobs);
                 load(kind, file, settings, jobs, loader.clone(), &board).await
             }
+            OrderKind::Scrub { name } => scrub(&data, name),
+            OrderKind::Resync { name } => resync(&data, &name),
             OrderKind::PolicyRollback { kind } => {
                 rollback(kind, jobs_of(kind, &failover_jobs, &license_jobs)).await
             }
@@ -36,6 +41,34 @@ pub(crate) async fn take(
         // Whoever ordered may have gone; what was done is in the journal.
         let _ = order.reply.send(result);
     }
+}
+
+fn scrub(data: &DataLink, name: Option<String>) -> Result<String, OrderError> {
+    let path = name.as_deref().map(|name| database(data, name)).transpose()?;
+    if !data.is_configured() {
+        return Err(no_database("any"));
+    }
+    data.say(Command::Scrub(path));
+    Ok("all pages are being compared; `staffetta db status` shows the result".into())
+}
+
+fn resync(data: &DataLink, name: &str) -> Result<String, OrderError> {
+    data.say(Command::Resync(database(data, name)?));
+    Ok("it is being compared anew; `staffetta db status` shows how far".into())
+}
+
+/// The path of a database that is named by its name or path.
+fn database(data: &DataLink, name: &str) -> Result<PathBuf, OrderError> {
+    let status = data.status();
+    let found = status.iter().find(|one| one.name == name || one.path == Path::new(name));
+    found.map(|one| one.path.clone()).ok_or_else(|| no_database(name))
+}
+
+fn no_database(name: &str) -> OrderError {
+    OrderError::new(
+        format!("no database `{name}` is replicated"),
+        "name one as `staffetta db status` shows it",
+    )
 }
 
 fn jobs_of(kind: PolicyKind, failover: &Sender<Job>, license: &Sender<Job>) -> Sender<Job> {
@@ -104,6 +137,10 @@ fn refused(refusal: Refusal) -> OrderError {
         Refusal::NotTaken => {
             ("the peer did not take the service over", "see the log of the peer; this node went on")
         }
+        Refusal::DataNotShipped => (
+            "the standby did not get all data in time; writers go on here",
+            "see `staffetta db status`: wait until it is aligned, then try again",
+        ),
         Refusal::Arbiter => (
             "the arbiter does not answer, or its register belongs to another node",
             "see `staffetta arbiter check`; where the arbiter is gone for good, remove [arbiter] \

@@ -1,5 +1,6 @@
 //! Makes the status of the API from what hangs on the board and the shelves.
 
+use super::data::DataLink;
 use super::decide::Shelf;
 use super::level::{self, level};
 use super::licensing::Judgment;
@@ -38,6 +39,7 @@ pub(crate) struct Publisher {
     /// Configured policies that the load gate refused at the start.
     pub refused: Vec<String>,
     pub arbiter: Option<staffetta_arbiter::Client>,
+    pub data: DataLink,
 }
 
 impl Publisher {
@@ -98,6 +100,8 @@ impl Publisher {
                 memory_locked: self.memory_locked,
             },
             stalls: snapshot.lateness.summary(),
+            databases: super::databases::lines(&self.data),
+            alignment: super::databases::alignment(&self.data),
         }
     }
 
@@ -212,6 +216,7 @@ impl Publisher {
         for (name, why) in self.evidence.failing() {
             alarms.push(alarm("check-failed", format!("{name}: {why}")));
         }
+        alarms.extend(super::databases::alarms(&self.data));
         alarms.extend(license.iter().map(|text| alarm("license", text.clone())));
         alarms.extend(self.journal.alarms());
         let (rejected, last) = snapshot.rejected;

@@ -210,6 +210,11 @@ fn note_event(note: Note) -> EventRecord {
         Note::Paired(false) => {
             EventRecord::now(Warn, "unpaired", "the peer no longer grants the lease")
         }
+        Note::HandedWithoutData(epoch) => EventRecord::now(
+            Warn,
+            "handed-without-data",
+            format!("handed over as {epoch}, though the peer may lack the last changes"),
+        ),
         Note::Refused(question, intent) => EventRecord::now(
             Warn,
             "verdict-refused",
@@ -288,6 +293,7 @@ fn why_text(why: &Why) -> String {
         Why::Operator => "the operator".into(),
         Why::HandedOver => "the peer handed over".into(),
         Why::HandingOver => "planned handover".into(),
+        Why::DataNotShipped => "the standby did not get all data in time".into(),
         Why::NotTaken => "the peer did not take over".into(),
         Why::LeaseEnded => "the lease ended without a grant".into(),
         Why::Stalled => "stalled for longer than the lease".into(),

@@ -2,6 +2,7 @@
 //! own word, the wall clock. What is made of it is the business of `staffetta_situation`, which the
 //! simulator shares.
 
+use super::data::DataLink;
 use super::decide::Question;
 use crate::config::Config;
 use crate::evidence::Seen;
@@ -44,7 +45,12 @@ impl Site {
 }
 
 /// The situation of a failover question.
-pub(crate) fn failover(site: &Site, question: &Question, seen: &Seen) -> FailoverSituation {
+pub(crate) fn failover(
+    site: &Site,
+    question: &Question,
+    seen: &Seen,
+    data: &DataLink,
+) -> FailoverSituation {
     let around = Surroundings {
         links: site.links.iter().zip(&question.links).map(link).collect(),
         answers: question.answers.clone(),
@@ -53,21 +59,23 @@ pub(crate) fn failover(site: &Site, question: &Question, seen: &Seen) -> Failove
             services: health(seen.services),
             checks: seen.checks.iter().map(report).collect(),
             targets: seen.targets.iter().map(reached).collect(),
+            data: data.evidence(),
             license: seen.license,
             in_role_ms: 0,
             stall_max_ms: 0,
         },
-        peer: question.peer.as_ref().map(|(about, age)| (word(about), *age)),
+        peer: question.peer.as_ref().map(|(about, age)| (word(about, data), *age)),
     };
     staffetta_situation::failover(&site.pair, question.ask.question, &question.ask.seen, around)
 }
 
-fn word(about: &About) -> Word {
+fn word(about: &About, data: &DataLink) -> Word {
     Word {
         service_network: health(about.service_network),
         services: health(about.services),
         checks: about.checks.iter().map(report).collect(),
         targets: about.targets.iter().map(reached).collect(),
+        data: data.peer_evidence(),
         license: standing(about.license),
         in_role_ms: about.in_role_ms,
         stall_max_ms: about.stall_max_ms,

@@ -43,7 +43,8 @@ pub(crate) struct Tasks {
 pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let Tasks { server, reports, reporter, loader, publisher, about, held, ended } = tasks;
     let first = first_status(&publisher).await;
-    let (control, ends) = Control::new(first, publisher.journal.clone());
+    let (control, ends) =
+        Control::new(first, publisher.journal.clone(), publisher.config.archive_dir());
     let links = publisher.config.links.iter().map(|link| link.name.clone()).collect();
     tokio::spawn(write_down(
         reports,
@@ -60,6 +61,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
         running.license_jobs.clone(),
         loader,
         publisher.board.clone(),
+        publisher.data.clone(),
     ));
     let down = Arc::new(Notify::new());
     let stop = Arc::clone(&down);
@@ -71,7 +73,7 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut margins = Margins::new(&publisher.config);
-    let mut told = Told { at: std::time::Instant::now(), about, health: None };
+    let mut told = Told { at: std::time::Instant::now(), about, health: None, turn: 0 };
     let mut stopping: Option<tokio::time::Instant> = None;
     let mut level = None;
     loop {
@@ -144,6 +146,8 @@ struct Told {
     at: std::time::Instant,
     about: About,
     health: Option<bool>,
+    /// Which databases the peer is told of next.
+    turn: usize,
 }
 
 impl Told {
@@ -164,9 +168,12 @@ impl Told {
             targets: seen.targets,
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
+            data: publisher.data.reports(self.turn),
             ..self.about.clone()
         };
-        let fit = seen.service_network != Health::Failed && seen.services != Health::Failed;
+        let fit = seen.service_network != Health::Failed
+            && seen.services != Health::Failed
+            && publisher.data.is_fit();
         if self.health != Some(fit) {
             self.health = Some(fit);
             running.outbox.event(Event::Fitness(fit));
@@ -174,6 +181,7 @@ impl Told {
         let news = settled(&about) != settled(&self.about);
         if news || self.at.elapsed() >= AGES_INTERVAL {
             self.at = std::time::Instant::now();
+            self.turn = self.turn.wrapping_add(1);
             self.about = about.clone();
             running.outbox.send(Mail::About(Box::new(about), news));
         }
@@ -182,7 +190,7 @@ impl Told {
 
 /// Without what changes by itself.
 fn settled(about: &About) -> About {
-    let mut settled = About { in_role_ms: 0, stall_max_ms: 0, ..about.clone() };
+    let mut settled = About { in_role_ms: 0, stall_max_ms: 0, data: None, ..about.clone() };
     for check in &mut settled.checks {
         (check.since_ms, check.age_ms) = (0, 0);
     }

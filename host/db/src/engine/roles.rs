@@ -1,12 +1,13 @@
 //! From copy to original and back.
 
-use super::discover::{attend, lead};
+use super::discover::attend;
 use super::{Engine, Role, Side};
 use crate::capture::Source;
 use crate::follow::Follower;
 use crate::lead::Lead;
 use crate::outlet::Outlet;
 use crate::status::Notice;
+use crate::wire::Position;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -64,6 +65,9 @@ impl Engine {
                 }
             }
             Side::Attend(attended) => {
+                if let Some(missing) = attended.missing() {
+                    self.say(Notice::Missing(path.to_owned(), missing));
+                }
                 let replica = attended.into_replica();
                 let table = replica.table().filter(|_| !replica.foreign_write()).cloned();
                 let (attached, fence) = replica.promote();
@@ -88,6 +92,15 @@ impl Engine {
                     self.trouble(path, error.to_string(), now);
                 }
             }
+        }
+    }
+
+    /// The primary is this far, as its heartbeats say, which may come where its stream does not.
+    pub(super) fn peer_at(&mut self, path: &Path, position: Position) {
+        if let Some(database) = self.databases.get_mut(path)
+            && let Side::Attend(attend) = &mut database.side
+        {
+            attend.head_is(position);
         }
     }
 
@@ -166,16 +179,6 @@ impl Engine {
             }
             side
         });
-        self.opened(path, side, now);
-    }
-
-    /// Leads anew without a table: everything that is known of a database may be wrong.
-    pub(super) fn lead_anew(&mut self, path: &Path, now: Instant) {
-        let Role::Leading(epoch) = self.role else { return };
-        let Some(database) = self.databases.get_mut(path) else { return };
-        let Side::Lead(led) = std::mem::replace(&mut database.side, Side::Closed) else { return };
-        let (source, _) = led.into_source();
-        let side = lead(source.end(), epoch);
         self.opened(path, side, now);
     }
 }

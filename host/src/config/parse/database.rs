@@ -30,6 +30,10 @@ impl Reader<'_> {
                 let say = format!("database.path: {} is there twice", database.pattern);
                 return Err(self.source.error(one.span(), say));
             }
+            if all.iter().any(|other| other.name == database.name) {
+                let say = format!("database.name: {} is there twice", database.name);
+                return Err(self.source.error(one.span(), say));
+            }
             all.push(database);
         }
         Ok(all)
@@ -64,7 +68,12 @@ impl Reader<'_> {
         let hours = 0..=defaults::SCRUB_HOURS_MAX;
         let scrub =
             self.number(&table.scrub_hours, "database.scrub_hours", defaults::SCRUB_HOURS, hours)?;
+        let name = match &table.name {
+            Some(name) => self.name(name, "database.name")?,
+            None => pattern.to_owned(),
+        };
         Ok(DatabaseConfig {
+            name,
             pattern: pattern.to_owned(),
             journal: table.journal.as_ref().map_or(defaults::DATABASE_JOURNAL, |j| *j.get_ref()),
             mode,

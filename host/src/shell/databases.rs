@@ -1,0 +1,92 @@
+//! Databases as the status and the alarms show them, and whether the nodes are aligned.
+
+use super::data::{ALIGNED_MS_MAX, DataLink};
+use crate::api::status::{Alarm, Alignment, DatabaseLine};
+use staffetta_db::{DatabaseStatus, State};
+
+/// All databases, in the order of their paths.
+pub(crate) fn lines(data: &DataLink) -> Vec<DatabaseLine> {
+    data.status().iter().map(line).collect()
+}
+
+fn line(status: &DatabaseStatus) -> DatabaseLine {
+    let position = status.position.unwrap_or_default();
+    DatabaseLine {
+        name: status.name.clone(),
+        path: status.path.display().to_string(),
+        state: status.state.as_str().into(),
+        epoch: position.epoch,
+        txid: position.txid,
+        behind: status.behind,
+        behind_ms: status.behind_ms,
+        behind_bytes: status.behind_bytes,
+        bytes: u64::from(status.pages) * u64::from(status.page_bytes),
+        wal_bytes: status.wal_bytes,
+        sum: status.sum.map(|sum| format!("{sum:032x}")),
+        sync: status.sync,
+        lost_trails: status.counters.lost,
+        copies: status.counters.copies,
+        copied_pages: status.counters.copied_pages,
+        stalls: status.counters.stalls,
+        stall_us_max: status.counters.stall_us_max,
+        scrubbed_s: status.scrubbed.map(|(ago, _)| ago),
+        scrubbed_wrong: status.scrubbed.map(|(_, wrong)| wrong as u64),
+        trouble: status.trouble.clone(),
+    }
+}
+
+/// Whether the standby has what the primary has; none where nothing is replicated.
+pub(crate) fn alignment(data: &DataLink) -> Option<Alignment> {
+    if !data.is_configured() {
+        return None;
+    }
+    let why: Vec<String> = data.status().iter().filter_map(misaligned).collect();
+    Some(Alignment { aligned: why.is_empty(), bound_ms: ALIGNED_MS_MAX, why })
+}
+
+fn misaligned(status: &DatabaseStatus) -> Option<String> {
+    let why = match status.state {
+        State::Leading if status.behind == Some(0) || status.behind_ms <= ALIGNED_MS_MAX => {
+            return None;
+        }
+        State::Following if status.behind_ms <= ALIGNED_MS_MAX => return None,
+        State::Leading | State::Following => {
+            let lacking = status.behind.unwrap_or(0);
+            format!("the standby lacks {lacking} transactions for {} ms", status.behind_ms)
+        }
+        State::Alone => "no standby attends".into(),
+        State::Shipping | State::Catching => "the standby is being brought to it".into(),
+        State::Waiting => "no primary names it".into(),
+        State::Opening => "it is being read".into(),
+        State::Diverged => "it diverged: `staffetta db resync`, or the policy, decides".into(),
+    };
+    Some(format!("{}: {why}", status.name))
+}
+
+/// What someone should look at.
+pub(crate) fn alarms(data: &DataLink) -> Vec<Alarm> {
+    let mut alarms: Vec<Alarm> = Vec::new();
+    for status in data.status().iter() {
+        if let Some(trouble) = &status.trouble {
+            let text = format!("{}: {trouble}", status.path.display());
+            alarms.push(Alarm { name: "database".into(), text });
+        }
+        if status.state == State::Diverged {
+            let text = format!(
+                "{} holds what the primary may lack: `staffetta db diff`, then `staffetta db \
+                 resync {}` archives it and takes the primary's",
+                status.path.display(),
+                status.name
+            );
+            alarms.push(Alarm { name: "database-diverged".into(), text });
+        }
+        if let Some((_, wrong @ 1..)) = status.scrubbed {
+            let text = format!("{}: {wrong} pages were wrong at the last comparison", status.name);
+            alarms.push(Alarm { name: "database-scrub".into(), text });
+        }
+    }
+    if let Some(trouble) = data.trouble() {
+        alarms.push(Alarm { name: "bulk".into(), text: trouble });
+    }
+    alarms
+}
