@@ -848,12 +848,19 @@ fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
         });
         assert_eq!(one.look().contains(&Effect::Release), yields, "{highest} {synced:?}");
     }
-    // Both have something that the other lacks: the one that serves goes on.
-    let mut one = One::primary();
-    one.step(Event::Synced(SyncId(1), false));
-    one.hears(|beat| {
-        beat.highest = Epoch(15);
-        beat.synced = Some(false);
-    });
-    assert!(!one.look().contains(&Effect::Release));
+    // Both have something that the other lacks: the one that serves goes on. To have asked for it
+    // is not to have had it.
+    for proven in [false, true] {
+        let mut one = One::primary();
+        one.step(Event::Synced(SyncId(1), false));
+        if proven {
+            one.hears_stale(Some(true));
+            one.written();
+        }
+        one.hears(|beat| {
+            beat.highest = Epoch(15);
+            beat.synced = Some(false);
+        });
+        assert_eq!(one.look().contains(&Effect::Release), !proven);
+    }
 }

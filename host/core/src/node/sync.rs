@@ -154,10 +154,12 @@ impl Node {
     }
 
     /// A primary whose clocks stood still while its peer reigned, and acknowledged what is not
-    /// here, yields as if the two had met; true when it does.
+    /// here, yields as if the two had met; true when it does. One that acknowledged something alone
+    /// itself goes on: the split-brain policy will have to rule.
     pub(super) fn yields_to(&mut self, epoch: Epoch, fx: &mut Vec<Effect>) -> bool {
         let older = self.state.reign().is_some_and(|reign| reign.epoch < epoch);
-        let yields = older && !self.peer_may_lack();
+        let alone = self.sync.is_degraded() || self.inherited && self.peer_may_lack();
+        let yields = older && !alone;
         if yields {
             self.let_go(After::Standby, Why::HigherEpoch(epoch), fx);
         }
