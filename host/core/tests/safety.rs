@@ -571,7 +571,8 @@ fn a_planned_move_without_data_is_given_up() {
 /// `turn`: whatever ends a handover, its `Undrain` comes once.
 #[test]
 fn every_drain_that_was_not_taken_is_undone_once() {
-    let ends: [(&str, fn(&mut One)); 4] = [
+    type End = (&'static str, fn(&mut One));
+    let ends: [End; 4] = [
         ("the peer falls silent", |one| one.run(130)),
         ("a higher reign", |one| one.hears(|beat| reigns(beat, 21))),
         ("the kernel refuses", |one| one.step(Event::ClaimFailed)),
@@ -790,8 +791,8 @@ fn a_reign_over_stale_data_vouches_for_nobody_until_that_is_durable() {
     assert_eq!(one.said.unwrap().synced, Some(false));
 }
 
-/// `register_degrades`: a write of this life, later than the word; an earlier one may be overwritten
-/// by one that is still under way.
+/// `register_degrades`: a write of this life, later than the word; an earlier one may be
+/// overwritten by one that is still under way.
 #[test]
 fn an_old_write_of_the_register_proves_nothing() {
     let mut one = registered(register(ME + 1, 7, false));

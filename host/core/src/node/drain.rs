@@ -1,5 +1,5 @@
-//! Planned handovers up to the hand: the next epoch durable on both nodes, and all data at the peer,
-//! while this node still serves under a live lease.
+//! Planned handovers up to the hand: the next epoch durable on both nodes, and all data at the
+//! peer, while this node still serves under a live lease.
 
 use super::Node;
 use crate::beat::PeerRole;

@@ -10,6 +10,7 @@ use super::Node;
 use crate::beat::Beat;
 use crate::effect::{Durable, Effect, SyncId, Why};
 use crate::epoch::Epoch;
+use crate::register::Register;
 use crate::state::After;
 use alloc::vec::Vec;
 
@@ -184,5 +185,23 @@ impl Node {
         } else {
             !self.stale() && !self.misses_by_register()
         }
+    }
+
+    /// The register says that its holder acknowledged what this node does not have.
+    pub(super) fn register_misses(&self, register: Option<Register>) -> bool {
+        register.is_some_and(|held| {
+            held.holder() == Some(self.options.side.other()) && !held.peer_synced
+        })
+    }
+
+    /// The same of the register as it was last seen, however long ago.
+    pub(super) fn misses_by_register(&self) -> bool {
+        self.register_misses(self.register())
+    }
+
+    /// A reign after this one acknowledged what is not here.
+    pub(super) fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let held = self.register().filter(|held| self.register_misses(Some(*held)));
+        held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
 }
