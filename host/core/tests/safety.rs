@@ -865,3 +865,37 @@ fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
         assert_eq!(one.look().contains(&Effect::Release), !proven);
     }
 }
+
+/// `takes`: between the verdict and the claim the register may say that something is missing here.
+#[test]
+fn a_claim_ends_when_the_register_says_that_something_is_missing() {
+    for peer_synced in [true, false] {
+        let held = Register { epoch: Epoch(11), ..register(PEER, 7, true) };
+        let mut one = One::boots_with(formed(10), false, true);
+        one.step(Event::Tick);
+        let (id, _) = one.consults();
+        one.told(id, Reply::Holds(Some(held)));
+        one.hears(|beat| reigns(beat, 11));
+        one.written();
+        // Silence: the register is looked at again, and the question is put.
+        let (mut read, mut asked) = (None, None);
+        while asked.is_none() {
+            one.run(1);
+            for effect in one.look() {
+                match effect {
+                    Effect::Consult(id, Request::Read) => read = Some(id),
+                    Effect::Ask(ask) => asked = Some(ask.id),
+                    _ => {}
+                }
+            }
+        }
+        one.answers(asked.unwrap(), Intent::TakeOver);
+        assert_eq!(one.role(), Role::Candidate);
+        let now = Register { peer_synced, ..register(PEER, 8, true) };
+        one.told(read.unwrap(), Reply::Holds(Some(Register { epoch: Epoch(11), ..now })));
+        one.written();
+        one.run(100);
+        let swaps = |effect: &Effect| matches!(effect, Effect::Consult(_, Request::Swap { .. }));
+        assert_eq!(one.look().iter().any(swaps), peer_synced);
+    }
+}
