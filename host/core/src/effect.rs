@@ -94,7 +94,8 @@ pub enum Effect {
     },
     /// Answers the word of this number. True: that the peer must not take over by itself is durable
     /// where the peer will see it, so commits may be acknowledged without it, as long as this is
-    /// the data plane's last word. False: the peer counts as a full heir again.
+    /// the data plane's last word; the right ends with the reign. False: the peer counts as a full
+    /// heir again.
     Degraded(SyncId, bool),
     /// Announce the VIP again (conflict, end of a conflict).
     Announce,

@@ -159,6 +159,8 @@ pub struct Node {
     arbiter: Option<Arbiter>,
     /// What the present reign knows of what the peer has.
     sync: Sync,
+    /// The present reign began with a peer that lacked something.
+    inherited: bool,
     /// The epoch of a `Drain` that has not ended.
     drained: Option<Epoch>,
     moves: Vec<Mono>,
@@ -222,6 +224,7 @@ impl Node {
             order: None,
             arbiter: options.arbiter.then(Arbiter::new),
             sync: Sync::Unknown,
+            inherited: false,
             drained: None,
             moves: Vec::new(),
             paired: false,
@@ -397,6 +400,7 @@ impl Node {
         self.promise = Mono::ZERO;
         // Whoever reigns lacks nothing any more: what was missing is given up.
         self.want.stale = false;
+        self.inherited = self.want.ahead;
         self.moved();
         self.set_paired(granted, fx);
         // The beat first: a lease taken alone counts from a beat that was sent, and a crash may

@@ -36,16 +36,7 @@ fn command(world: &mut World, words: &[&str]) {
         ["hand", "again", "from", node] => world.hand_again(seat(node)),
         ["release", node, ms] => world.seats[seat(node)].release_ms = ms.parse().unwrap(),
         ["delay", ms] => world.delay = Span::ms(ms.parse().unwrap()),
-        // Before the first boot.
-        ["data"] => world.data = true,
-        ["ships", node, how] => {
-            world.seats[seat(node)].ships = match *how {
-                "fails" => Ships::Fails,
-                "never" => Ships::Never,
-                ms => Ships::Takes(Span::ms(ms.parse().unwrap())),
-            }
-        }
-        ["synced", node, word] => world.synced(seat(node), *word == "yes"),
+        ["data", rest @ ..] => data(world, rest),
         ["disk", node, "fails"] => world.seats[seat(node)].disk_takes = Disk::Fails,
         ["disk", node, ms] => {
             world.seats[seat(node)].disk_takes = Disk::Takes(Span::ms(ms.parse().unwrap()));
@@ -71,7 +62,30 @@ fn command(world: &mut World, words: &[&str]) {
             };
             world.order(seat(node), order);
         }
-        ["expect", node @ ("a" | "b"), what @ ("stale" | "fit")] => {
+        ["expect", rest @ ..] => expect(world, rest),
+        other => panic!("unknown command {other:?}"),
+    }
+}
+
+/// `data` alone, that the nodes have some, comes before the first boot.
+fn data(world: &mut World, words: &[&str]) {
+    match words {
+        [] => world.data = true,
+        ["ships", node, how] => {
+            world.seats[seat(node)].ships = match *how {
+                "fails" => Ships::Fails,
+                "never" => Ships::Never,
+                ms => Ships::Takes(Span::ms(ms.parse().unwrap())),
+            }
+        }
+        ["synced", node, word] => world.synced(seat(node), *word == "yes"),
+        other => panic!("unknown command data {other:?}"),
+    }
+}
+
+fn expect(world: &mut World, words: &[&str]) {
+    match words {
+        [node @ ("a" | "b"), what @ ("stale" | "fit")] => {
             let stale = world.stale(seat(node));
             assert_eq!(
                 stale,
@@ -81,24 +95,24 @@ fn command(world: &mut World, words: &[&str]) {
                 world.trace
             );
         }
-        ["expect", node @ ("a" | "b"), "level", level] => {
+        [node @ ("a" | "b"), "level", level] => {
             let is = format!("{:?}", world.level(seat(node)).expect("a live node"));
             assert_eq!(is, *level, "{node} at {:?}\n{}", world.now, world.trace);
         }
-        ["expect", node @ ("a" | "b"), what] => {
+        [node @ ("a" | "b"), what] => {
             let serving = world.serving(seat(node));
             let want = *what == "serves";
             assert_eq!(serving, want, "{node} {what} at {:?}\n{}", world.now, world.trace);
         }
-        ["expect", "dual", ms] => {
+        ["dual", ms] => {
             let ms: u64 = ms.parse().unwrap();
             assert!(world.dual.as_ms() <= ms, "dual {}\n{}", world.dual, world.trace);
         }
-        ["expect", "dual", "over", ms] => {
+        ["dual", "over", ms] => {
             let ms: u64 = ms.parse().unwrap();
             assert!(world.dual.as_ms() > ms, "dual only {}\n{}", world.dual, world.trace);
         }
-        other => panic!("unknown command {other:?}"),
+        other => panic!("unknown command expect {other:?}"),
     }
 }
 

@@ -571,7 +571,8 @@ fn a_planned_move_without_data_is_given_up() {
 /// `turn`: whatever ends a handover, its `Undrain` comes once.
 #[test]
 fn every_drain_that_was_not_taken_is_undone_once() {
-    let ends: [(&str, fn(&mut One)); 4] = [
+    type End = (&'static str, fn(&mut One));
+    let ends: [End; 4] = [
         ("the peer falls silent", |one| one.run(130)),
         ("a higher reign", |one| one.hears(|beat| reigns(beat, 21))),
         ("the kernel refuses", |one| one.step(Event::ClaimFailed)),
@@ -790,8 +791,8 @@ fn a_reign_over_stale_data_vouches_for_nobody_until_that_is_durable() {
     assert_eq!(one.said.unwrap().synced, Some(false));
 }
 
-/// `register_degrades`: a write of this life, later than the word; an earlier one may be overwritten
-/// by one that is still under way.
+/// `register_degrades`: a write of this life, later than the word; an earlier one may be
+/// overwritten by one that is still under way.
 #[test]
 fn an_old_write_of_the_register_proves_nothing() {
     let mut one = registered(register(ME + 1, 7, false));
@@ -848,12 +849,53 @@ fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
         });
         assert_eq!(one.look().contains(&Effect::Release), yields, "{highest} {synced:?}");
     }
-    // Both have something that the other lacks: the one that serves goes on.
-    let mut one = One::primary();
-    one.step(Event::Synced(SyncId(1), false));
-    one.hears(|beat| {
-        beat.highest = Epoch(15);
-        beat.synced = Some(false);
-    });
-    assert!(!one.look().contains(&Effect::Release));
+    // Both have something that the other lacks: the one that serves goes on. To have asked for it
+    // is not to have had it.
+    for proven in [false, true] {
+        let mut one = One::primary();
+        one.step(Event::Synced(SyncId(1), false));
+        if proven {
+            one.hears_stale(Some(true));
+            one.written();
+        }
+        one.hears(|beat| {
+            beat.highest = Epoch(15);
+            beat.synced = Some(false);
+        });
+        assert_eq!(one.look().contains(&Effect::Release), !proven);
+    }
+}
+
+/// `takes`: between the verdict and the claim the register may say that something is missing here.
+#[test]
+fn a_claim_ends_when_the_register_says_that_something_is_missing() {
+    for peer_synced in [true, false] {
+        let held = Register { epoch: Epoch(11), ..register(PEER, 7, true) };
+        let mut one = One::boots_with(formed(10), false, true);
+        one.step(Event::Tick);
+        let (id, _) = one.consults();
+        one.told(id, Reply::Holds(Some(held)));
+        one.hears(|beat| reigns(beat, 11));
+        one.written();
+        // Silence: the register is looked at again, and the question is put.
+        let (mut read, mut asked) = (None, None);
+        while asked.is_none() {
+            one.run(1);
+            for effect in one.look() {
+                match effect {
+                    Effect::Consult(id, Request::Read) => read = Some(id),
+                    Effect::Ask(ask) => asked = Some(ask.id),
+                    _ => {}
+                }
+            }
+        }
+        one.answers(asked.unwrap(), Intent::TakeOver);
+        assert_eq!(one.role(), Role::Candidate);
+        let now = Register { peer_synced, ..register(PEER, 8, true) };
+        one.told(read.unwrap(), Reply::Holds(Some(Register { epoch: Epoch(11), ..now })));
+        one.written();
+        one.run(100);
+        let swaps = |effect: &Effect| matches!(effect, Effect::Consult(_, Request::Swap { .. }));
+        assert_eq!(one.look().iter().any(swaps), peer_synced);
+    }
 }

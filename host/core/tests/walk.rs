@@ -3,7 +3,7 @@
 
 mod pair;
 
-use pair::{Arbiter, Cut, Disk, Says, World, timing};
+use pair::{Arbiter, Cut, Disk, Says, Ships, World, timing};
 use staffetta_core::{Mono, Order, Span};
 
 /// xorshift64*: a seed is a history.
@@ -81,6 +81,7 @@ fn hostile(seed: u64) -> World {
         world.roll(2);
     }
     world.gate_late = Span::ms(15);
+    with_data(&mut world, seed);
     world.delay = Span(1_000);
     world.jitter = 9_900_000;
     world.dup_ms = 900;
@@ -98,6 +99,16 @@ fn hostile(seed: u64) -> World {
 }
 
 const HOSTILE_FAULTS: u64 = 60;
+
+/// Every other history has data that ships soon, late, or never.
+fn with_data(world: &mut World, seed: u64) {
+    world.data = seed.is_multiple_of(2);
+    let ships =
+        [Ships::Takes(Span::ms(3)), Ships::Takes(Span::ms(400)), Ships::Fails, Ships::Never];
+    for seat in &mut world.seats {
+        seat.ships = ships[usize::try_from(world.dice % 4).unwrap()];
+    }
+}
 
 /// Starts both nodes and brings faults over them; answers with the time of the last one, in ms.
 fn disturb(world: &mut World, fault: fn(&mut World, usize)) -> u64 {
@@ -157,6 +168,7 @@ fn arbitrated(seed: u64) -> World {
     let (delay, away, mute) = ([Span::ms(1); 2], [false; 2], [false; 2]);
     world.arbiter = Some(Arbiter { register: None, delay, away, mute, refuses: false });
     world.gate_late = Span::ms(15);
+    with_data(&mut world, seed);
     world.jitter = 50_000_000;
     world.dup_ms = 900;
     let fast = usize::try_from(world.roll(2)).unwrap();

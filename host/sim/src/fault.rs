@@ -309,6 +309,16 @@ fn order_name(order: Order) -> &'static str {
     }
 }
 
+fn mode_name(mode: PolicyMode) -> &'static str {
+    match mode {
+        PolicyMode::Traps => "traps",
+        PolicyMode::Late => "late",
+        PolicyMode::Lost => "lost",
+        PolicyMode::Nonsense => "nonsense",
+        PolicyMode::Holds => "holds",
+    }
+}
+
 fn which(link: Option<u8>) -> String {
     link.map_or_else(|| "all".into(), |link| link.to_string())
 }
@@ -360,14 +370,7 @@ impl fmt::Display for Fault {
                 write!(f, "{name} {} each {each_ms} for {ms}", seat_name(node))
             }
             Fault::Policy { node, mode, ms } => {
-                let mode = match mode {
-                    PolicyMode::Traps => "traps",
-                    PolicyMode::Late => "late",
-                    PolicyMode::Lost => "lost",
-                    PolicyMode::Nonsense => "nonsense",
-                    PolicyMode::Holds => "holds",
-                };
-                write!(f, "{name} {} {mode} for {ms}", seat_name(node))
+                write!(f, "{name} {} {} for {ms}", seat_name(node), mode_name(mode))
             }
             Fault::Lan { node, carrier, ms } => {
                 let how = if carrier { "carrier" } else { "unseen" };

@@ -304,12 +304,6 @@ impl Node {
         swaps || reads
     }
 
-    /// A reign after this one acknowledged what is not here.
-    fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
-        let held = self.register().filter(|held| self.register_misses(Some(*held)));
-        held.is_some_and(|held| self.yields_to(held.epoch, fx))
-    }
-
     /// Whoever writes the register writes an epoch that is not below the one it holds.
     fn above_register(&mut self) -> bool {
         self.register().is_some_and(|register| self.move_above(register.epoch))
@@ -416,18 +410,6 @@ impl Node {
     fn takes(&self, known: &Known) -> bool {
         let vouched = self.order == Some(Order::StartAlone);
         self.free_to_take(known) && (vouched || !self.register_misses(known.register))
-    }
-
-    /// The register says that its holder acknowledged what this node does not have.
-    fn register_misses(&self, register: Option<Register>) -> bool {
-        register.is_some_and(|held| {
-            held.holder() == Some(self.options.side.other()) && !held.peer_synced
-        })
-    }
-
-    /// The same of the register as it was last seen, however long ago.
-    pub(super) fn misses_by_register(&self) -> bool {
-        self.register_misses(self.register())
     }
 
     /// Requests so far: what is asked later has a higher number.

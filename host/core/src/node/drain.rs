@@ -1,5 +1,5 @@
-//! Planned handovers up to the hand: the next epoch durable on both nodes, and all data at the peer,
-//! while this node still serves under a live lease.
+//! Planned handovers up to the hand: the next epoch durable on both nodes, and all data at the
+//! peer, while this node still serves under a live lease.
 
 use super::Node;
 use crate::beat::PeerRole;
@@ -69,7 +69,7 @@ impl Node {
             return false;
         };
         let Some(peer) = self.peer.filter(|_| !self.silent()) else {
-            return self.abandon_draining(reign, stop, Refusal::NotTaken, fx);
+            return self.abandon_draining(reign, stop, Why::NotTaken, fx);
         };
         let waited = self.now >= patience;
         // A peer that is heard and confirms nothing: the time that is left of the lease is for the
@@ -81,7 +81,7 @@ impl Node {
         // rather stay.
         let ready = durable && (reserved || stop && waited);
         if peer.beat.highest >= to || deaf || waited && !ready {
-            return self.abandon_draining(reign, stop, Refusal::NotTaken, fx);
+            return self.abandon_draining(reign, stop, Why::NotTaken, fx);
         }
         match shipping {
             Shipping::NotNeeded | Shipping::Whole => {}
@@ -89,7 +89,7 @@ impl Node {
             // The same for data: but nothing that was acknowledged to applications is left behind.
             Shipping::UnderWay { .. } | Shipping::Failed => {
                 if !stop || !peer.beat.eligible || self.peer_may_lack() {
-                    return self.abandon_draining(reign, stop, Refusal::DataNotShipped, fx);
+                    return self.abandon_draining(reign, stop, Why::DataNotShipped, fx);
                 }
                 if ready {
                     fx.push(Effect::Note(Note::HandedWithoutData(to)));
@@ -106,13 +106,11 @@ impl Node {
         &mut self,
         reign: Reign,
         stop: bool,
-        refusal: Refusal,
+        why: Why,
         fx: &mut Vec<Effect>,
     ) -> bool {
-        let why = match refusal {
-            Refusal::DataNotShipped => Why::DataNotShipped,
-            _ => Why::NotTaken,
-        };
+        let refusal =
+            if why == Why::DataNotShipped { Refusal::DataNotShipped } else { Refusal::NotTaken };
         self.turn(State::Primary(reign), why, fx);
         self.order_done(Err(refusal), fx);
         if stop {

@@ -10,6 +10,7 @@ use super::Node;
 use crate::beat::Beat;
 use crate::effect::{Durable, Effect, SyncId, Why};
 use crate::epoch::Epoch;
+use crate::register::Register;
 use crate::state::After;
 use alloc::vec::Vec;
 
@@ -154,10 +155,12 @@ impl Node {
     }
 
     /// A primary whose clocks stood still while its peer reigned, and acknowledged what is not
-    /// here, yields as if the two had met; true when it does.
+    /// here, yields as if the two had met; true when it does. One that acknowledged something alone
+    /// itself goes on: the split-brain policy will have to rule.
     pub(super) fn yields_to(&mut self, epoch: Epoch, fx: &mut Vec<Effect>) -> bool {
         let older = self.state.reign().is_some_and(|reign| reign.epoch < epoch);
-        let yields = older && !self.peer_may_lack();
+        let alone = self.sync.is_degraded() || self.inherited && self.peer_may_lack();
+        let yields = older && !alone;
         if yields {
             self.let_go(After::Standby, Why::HigherEpoch(epoch), fx);
         }
@@ -182,5 +185,23 @@ impl Node {
         } else {
             !self.stale() && !self.misses_by_register()
         }
+    }
+
+    /// The register says that its holder acknowledged what this node does not have.
+    pub(super) fn register_misses(&self, register: Option<Register>) -> bool {
+        register.is_some_and(|held| {
+            held.holder() == Some(self.options.side.other()) && !held.peer_synced
+        })
+    }
+
+    /// The same of the register as it was last seen, however long ago.
+    pub(super) fn misses_by_register(&self) -> bool {
+        self.register_misses(self.register())
+    }
+
+    /// A reign after this one acknowledged what is not here.
+    pub(super) fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let held = self.register().filter(|held| self.register_misses(Some(*held)));
+        held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
 }

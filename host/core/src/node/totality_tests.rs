@@ -167,10 +167,8 @@ fn events() -> Vec<Event> {
     ]
 }
 
-/// A node of side A in the middle of its life, a peer that was heard 5 ms ago, one write and one
-/// question under way.
-fn node(state: State) -> Node {
-    let timing = Timing::new(TimingParts {
+fn timing() -> Timing {
+    Timing::new(TimingParts {
         beat: Span::ms(50),
         lease: Span::ms(300),
         delay: Span::ms(10),
@@ -179,7 +177,13 @@ fn node(state: State) -> Node {
         join_timeout: Span::ms(10_000),
         stop_budget: Span::ms(3_000),
     })
-    .unwrap();
+    .unwrap()
+}
+
+/// A node of side A in the middle of its life, a peer that was heard 5 ms ago, one write and one
+/// question under way.
+fn node(state: State) -> Node {
+    let timing = timing();
     let options = Options {
         side: Side::A,
         preferred: false,

@@ -367,15 +367,7 @@ impl World {
                 }
                 Disk::Fails => self.at(self.now, Due::PersistFailed { at: i, life, id }),
             },
-            Effect::Claim { until, .. } => {
-                if self.seats[i].claim_fails || self.clock(i) >= until {
-                    self.seats[i].gate_until = self.now;
-                    return self
-                        .at(self.now, Due::Deliver { at: i, life, event: Event::ClaimFailed });
-                }
-                self.seats[i].gate_until = self.real(i, until) + self.gate_late;
-                self.at(self.now, Due::Deliver { at: i, life, event: Event::Claimed });
-            }
+            Effect::Claim { until, .. } => self.claim(i, life, until),
             Effect::Renew { until } => {
                 if self.clock(i) >= until {
                     self.seats[i].gate_until = self.now;
@@ -421,6 +413,18 @@ impl World {
             }
             Effect::Note(note) => self.note(i, &note),
         }
+    }
+
+    fn claim(&mut self, i: usize, life: u64, until: Mono) {
+        let refused = self.seats[i].claim_fails || self.clock(i) >= until;
+        let event = if refused {
+            self.seats[i].gate_until = self.now;
+            Event::ClaimFailed
+        } else {
+            self.seats[i].gate_until = self.real(i, until) + self.gate_late;
+            Event::Claimed
+        };
+        self.at(self.now, Due::Deliver { at: i, life, event });
     }
 
     fn drain(&mut self, i: usize, life: u64, epoch: Epoch) {

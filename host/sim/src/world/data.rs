@@ -330,8 +330,8 @@ impl World<'_> {
             return;
         }
         let handed = effects.iter().any(|effect| {
-            let role = Role::Primary;
-            matches!(effect, Effect::Note(Note::Role { to, why: Why::HandedOver, .. }) if *to == role)
+            let Effect::Note(Note::Role { to, why, .. }) = effect else { return false };
+            *to == Role::Primary && *why == Why::HandedOver
         });
         let has = self.seats[at].rows.clone();
         if handed {
