@@ -230,7 +230,7 @@ fn a_quiet_database_gives_its_large_wal_back() {
          INSERT INTO first SELECT randomblob(4000) FROM n",
     )
     .expect("rows");
-    followed.turn();
+    followed.follow_while(|| false);
     assert!(followed.follower.wal_bytes() > 64 << 20);
     let until = Instant::now() + Duration::from_secs(10);
     let mut longest = Duration::ZERO;
