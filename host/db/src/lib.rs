@@ -13,6 +13,7 @@ mod differ;
 mod follow;
 mod frames;
 mod hash;
+mod hold;
 mod index;
 mod lock;
 mod pages;

@@ -1,7 +1,7 @@
 //! The follower's own checkpoints: the WAL stays small, and writers hardly ever wait for that.
 //!
 //! Frames move into the database by PASSIVE checkpoints in a thread of their own. When all of them
-//! have, the pin is given up under the bridge, and the next writer begins the WAL anew. Writers that
+//! have, the pin is given up under the bridge, and the next writer begins the WAL anew. Those that
 //! never leave a gap are held for the last few frames.
 
 use crate::changes::Changes;
