@@ -308,7 +308,11 @@ impl Differ {
             Some(Err(ScanError::Failed(error))) => {
                 self.version = None;
                 self.scan_after = now + PAUSE_MAX;
-                return Err(error);
+                return match error {
+                    // A writer was at the file for all that time.
+                    CaptureError::Sqlite { source, .. } if is_busy(&source) => Ok(Drained::More),
+                    error => Err(error),
+                };
             }
         };
         self.scan_after = now + (found.took * PAUSES_PER_SCAN).min(PAUSE_MAX);

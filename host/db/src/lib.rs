@@ -20,6 +20,7 @@ mod fence;
 mod follow;
 mod frames;
 mod hash;
+mod hold;
 mod index;
 mod kept;
 mod lead;

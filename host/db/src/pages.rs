@@ -1,4 +1,4 @@
-//! Pages by number: those with an image, and those of which only the number is known, at a bit each.
+//! Pages by number: those with an image, and those of which only the number is known, a bit each.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;

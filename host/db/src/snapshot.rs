@@ -1,7 +1,8 @@
 //! The pages of a database as one moment had them, while everybody goes on writing.
 //!
 //! A read transaction of an own connection keeps the moment; the pages are read past SQLite, which
-//! is several times as fast: from the database file, except for those whose newest image is still in
+//! is several times as fast: from
+//! the database file, except for those whose newest image is still in
 //! the WAL. That is right because a checkpoint moves no frame that is newer than an open reader.
 
 use crate::attach::{Attached, Files, connect};

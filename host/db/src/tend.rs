@@ -1,7 +1,7 @@
 //! The follower's own checkpoints: the WAL stays small, and writers hardly ever wait for that.
 //!
 //! Frames move into the database by PASSIVE checkpoints in a thread of their own. When all of them
-//! have, the pin is given up under the bridge, and the next writer begins the WAL anew. Writers that
+//! have, the pin is given up under the bridge, and the next writer begins the WAL anew. Those that
 //! never leave a gap are held for the last few frames.
 
 use crate::changes::Changes;
@@ -153,7 +153,8 @@ impl Follower {
         let grown = self.grown(index.frames);
         let remaining = index.frames.saturating_sub(seen.backfilled);
         let small = remaining <= HELD_FRAMES_MAX;
-        let force = grown >= CHECKPOINT_FRAMES && small && (passed || remaining == 0);
+        let rested = now >= self.pace.checkpoint_after;
+        let force = grown >= CHECKPOINT_FRAMES && small && (passed || rested);
         // Who holds writers for another reason must find them held.
         if force
             && drained != Drained::More
@@ -163,7 +164,7 @@ impl Follower {
             return self.finish_under_lock(now, changes, drained);
         }
         let due = grown >= CHECKPOINT_FRAMES || (quiet && remaining > 0);
-        if due && !self.checkpointer.is_running() && now >= self.pace.checkpoint_after {
+        if due && !self.checkpointer.is_running() && rested {
             self.counters.checkpoints += 1;
             self.order(now, Order::Passive { remaining_max: HELD_FRAMES_MAX / 2 });
         }
@@ -225,7 +226,10 @@ impl Follower {
         let finished = self.finish(changes);
         self.release_writers()?;
         self.count_stall(began.elapsed());
-        self.pace.checkpoint_after = now + CHECKPOINT_PAUSE;
+        // Somebody reads: to hold writers again at once would be in vain.
+        let done = self.hold == Hold::Bridge;
+        let pause = if done { CHECKPOINT_PAUSE } else { CHECKPOINT_PAUSE_STUCK };
+        self.pace.checkpoint_after = now + pause;
         match finished? {
             Drained::Nothing => Ok(drained),
             more @ (Drained::Some | Drained::More | Drained::Lost(_)) => Ok(more),

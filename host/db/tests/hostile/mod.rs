@@ -1,10 +1,12 @@
-//! Writers that do whatever applications may, and a model of the database made of what was captured.
+//! Writers that do whatever applications may, and a model of the database of what was captured.
 
 // Each test uses a part of it.
 #![allow(dead_code)]
 
 use rusqlite::{Connection, OpenFlags};
-use staffetta_db::{Attached, Changes, Drained, Follower, Guard, LostTrail, lock_page, page_hash};
+use staffetta_db::{
+    Attached, CHECKPOINT_FRAMES, Changes, Drained, Follower, Guard, LostTrail, lock_page, page_hash,
+};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -182,6 +184,9 @@ pub(crate) struct Followed {
     pub(crate) follower: Follower,
     pub(crate) lost: Vec<LostTrail>,
     pub(crate) wal_frames_max: u32,
+    /// Turns, and those that found a WAL of at least four times the length for a checkpoint.
+    pub(crate) turns: u64,
+    pub(crate) turns_long: u64,
 }
 
 impl Followed {
@@ -193,6 +198,8 @@ impl Followed {
             follower,
             lost: Vec::new(),
             wal_frames_max: 0,
+            turns: 0,
+            turns_long: 0,
         };
         followed.copy();
         followed
@@ -226,6 +233,8 @@ impl Followed {
             self.copy();
         }
         self.model.apply(&mut self.changes);
+        self.turns += 1;
+        self.turns_long += u64::from(self.follower.trail().frame >= 4 * CHECKPOINT_FRAMES);
         self.wal_frames_max = self.wal_frames_max.max(self.follower.trail().frame);
         drained
     }
