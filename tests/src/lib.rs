@@ -7,6 +7,7 @@ mod deeds;
 mod kamailio;
 mod phone;
 mod world;
+mod writer;
 
 pub use arbiter::ArbiterSeat;
 pub use case::{ArbiterDeeds, Case, Scene, Serves, arbitrated, check, check_each, single};
@@ -15,3 +16,4 @@ pub use kamailio::{KAMAILIO_PORT, Kamailio};
 pub use phone::Phone;
 pub use staffetta_arbiter::proxy::Behaviour;
 pub use world::{binary, target_dir, workspace, world};
+pub use writer::{Writer, sql};

@@ -91,6 +91,8 @@ pub struct PairOptions {
     /// A machine for an arbiter, and where both nodes look for it, such as
     /// `http://10.77.0.200:2379`.
     pub arbiter: Option<String>,
+    /// Databases in the data folders of the nodes: a name, and further lines of its table.
+    pub databases: Vec<(String, String)>,
 }
 
 impl Default for PairOptions {
@@ -102,6 +104,7 @@ impl Default for PairOptions {
             vips: vec![format!("{VIP}/{VIP_PREFIX}")],
             policy: None,
             arbiter: None,
+            databases: Vec::new(),
         }
     }
 }
@@ -193,6 +196,12 @@ impl Pair {
     #[must_use]
     pub fn config(&self, node: Node) -> PathBuf {
         self.dir.path().join(node.name()).join("staffetta.toml")
+    }
+
+    /// A database of [`PairOptions::databases`] on a node; its folder is there from the beginning.
+    #[must_use]
+    pub fn database(&self, node: Node, name: &str) -> PathBuf {
+        self.dir.path().join(node.name()).join("data").join(format!("{name}.db"))
     }
 
     /// From now on the daemon of a node is started by this program, which must end as the daemon
@@ -404,6 +413,7 @@ fn write_files(dir: &Path, options: &PairOptions) -> Result<()> {
         };
         std::fs::create_dir(&home)
             .and_then(|()| std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)))
+            .and_then(|()| std::fs::create_dir(home.join("data")))
             .and_then(|()| write("secret", format!("{secret}\n").as_bytes()))
             .and_then(|()| {
                 write("staffetta.toml", configuration(node, &home, &id, options).as_bytes())
@@ -452,6 +462,12 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
     }
     if let Some(endpoint) = &options.arbiter {
         let _ = write!(text, "\n[arbiter]\nendpoints = [\"{endpoint}\"]\n");
+    }
+    for (name, more) in &options.databases {
+        let _ = write!(
+            text,
+            "\n[[database]]\nname = \"{name}\"\npath = \"{home}/data/{name}.db\"\n{more}\n"
+        );
     }
     if let Some(policy) = &options.policy {
         let _ = write!(
