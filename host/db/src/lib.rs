@@ -16,6 +16,7 @@ mod changes;
 mod checkpoint;
 mod differ;
 mod engine;
+mod examine;
 mod fence;
 mod follow;
 mod frames;
@@ -48,6 +49,7 @@ pub use attach::{AttachError, Attached, AttachedAsIs};
 pub use changes::Changes;
 pub use differ::Differ;
 pub use engine::{Command, Handle, HoldReply, Options, Pattern, StartError, start};
+pub use examine::{Hindrance, examine, files_of};
 pub use fence::{Fence, FenceError};
 pub use follow::Follower;
 #[doc(hidden)]

@@ -374,11 +374,15 @@ impl Pair {
         text
     }
 
-    fn state(&self, node: Node) -> PathBuf {
+    /// The state folder of a node.
+    #[must_use]
+    pub fn state(&self, node: Node) -> PathBuf {
         self.dir.path().join(node.name()).join("state")
     }
 
-    fn log_path(&self, node: Node) -> PathBuf {
+    /// What the daemon of a node printed.
+    #[must_use]
+    pub fn log_path(&self, node: Node) -> PathBuf {
         self.dir.path().join(node.name()).join("log")
     }
 

@@ -3,6 +3,7 @@
 //! Promises: it changes nothing and works beside a running daemon. Refuses to guess: what it may
 //! not look at is said.
 
+mod databases;
 mod system;
 
 use std::net::UdpSocket;
@@ -77,6 +78,7 @@ pub fn examine(config: &Path, stalls: Option<&StallStatus>) -> Vec<Finding> {
             files(&config, &mut found);
             addresses(&config, &mut found);
             links(&config, &mut found);
+            databases::databases(&config, &mut found);
             if let Some(stalls) = stalls {
                 lease(config.timing.parts_ms()[1], stalls, &mut found);
             }
