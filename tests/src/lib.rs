@@ -4,10 +4,14 @@
 mod arbiter;
 mod case;
 mod deeds;
+mod kamailio;
+mod phone;
 mod world;
 
 pub use arbiter::ArbiterSeat;
 pub use case::{ArbiterDeeds, Case, Scene, Serves, arbitrated, check, check_each, single};
 pub use deeds::{NO_GAP_MS, heal, kill, start};
+pub use kamailio::{KAMAILIO_PORT, Kamailio};
+pub use phone::Phone;
 pub use staffetta_arbiter::proxy::Behaviour;
 pub use world::{binary, target_dir, workspace, world};

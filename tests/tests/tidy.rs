@@ -22,6 +22,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("wit_bindgen", &["sdk/"]),
     ("tokio_rustls", &["host/arbiter/"]),
     ("rustls", &["host/bulk/", "host/arbiter/"]),
+    // Whoever links it has its `fcntl` instead of the system's.
+    ("staffetta_commit", &[]),
 ];
 
 /// Derives by which the SDK's types are the same on both sides of the sandbox, behind a feature
@@ -53,6 +55,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "staffetta_bundle",
         ],
     ),
+    ("host/barrier/", &["staffetta_core", "staffetta_db", "staffetta_lab"]),
+    ("host/commit/", &["staffetta_core", "staffetta_db", "staffetta_lab"]),
     ("host/sim/", &["staffetta_vip", "staffetta_lab", "staffetta_arbiter"]),
     (
         "host/situation/",

@@ -9,7 +9,8 @@
 //!
 //! What it promises:
 //!
-//! - both sides hold the cluster secret, and the certificate names the *other* node ([`Credentials`]);
+//! - both sides hold the cluster secret, and each certificate names the *other* node
+//!   ([`Credentials`]);
 //! - TLS 1.3 only, no resumption, no early data: each stream proves anew who speaks;
 //! - frames arrive whole, in order, each once, or the stream ends with an error;
 //! - all that a stranger can make this node keep is bounded ([`HANDSHAKES_MAX`], and 64 KiB each),

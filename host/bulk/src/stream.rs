@@ -190,9 +190,20 @@ impl Stream {
     ///
     /// # Errors
     ///
+    /// As [`Stream::queue`].
+    pub fn send(&mut self, parts: &[&[u8]]) -> Result<(), BulkError> {
+        self.queue(parts)?;
+        self.flush()
+    }
+
+    /// Accepts one frame, for the next [`Stream::flush`]: many small frames go to the kernel in
+    /// one call.
+    ///
+    /// # Errors
+    ///
     /// [`BulkError::FrameTooLong`] and [`BulkError::QueueFull`] leave the stream as it was, and
     /// nothing of the frame is sent. [`BulkError::Ended`] is final.
-    pub fn send(&mut self, parts: &[&[u8]]) -> Result<(), BulkError> {
+    pub fn queue(&mut self, parts: &[&[u8]]) -> Result<(), BulkError> {
         if let Some(ended) = &self.ended {
             return Err(ended.clone());
         }
@@ -215,7 +226,7 @@ impl Stream {
         assert_eq!(written, framed, "without a limit the session takes all");
         self.queued += sealed;
         self.all_small &= bytes <= SMALL_FRAME_BYTES_MAX;
-        self.flush()
+        Ok(())
     }
 
     /// Writes what the kernel takes and the bandwidth allows.

@@ -58,7 +58,7 @@ fn many_small_frames_arrive_in_order() {
     let mut expected = 0;
     for n in 0..20_000_u32 {
         let frame = n.to_le_bytes();
-        left.send(&[&frame, &body(n as usize % 40, 0)]).expect("room");
+        left.queue(&[&frame, &body(n as usize % 40, 0)]).expect("room");
         if n % 1_000 == 999 {
             while expected <= n {
                 let frame = receive_while_writing(&mut right, &mut left);
@@ -275,4 +275,34 @@ fn random_traffic_arrives_as_it_was_sent() {
             sent[1 - at].pop_front();
         }
     }
+}
+
+#[test]
+fn a_dead_peer_is_noticed_by_the_kernel() {
+    let (left, right) = pair(&free());
+    for stream in [&left, &right] {
+        let socket = socket2::SockRef::from(&stream.tcp);
+        assert!(socket.tcp_nodelay().expect("an option"));
+        assert!(socket.keepalive().expect("an option"));
+        let timeout = socket.tcp_user_timeout().expect("an option");
+        assert_eq!(timeout, Some(Duration::from_millis(crate::SILENCE_MS_MAX)));
+        let seconds = Duration::from_secs(crate::KEEPALIVE_S);
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), seconds);
+        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), seconds);
+    }
+}
+
+/// Its host answers, its process does not read: that is a dead peer, too.
+#[test]
+fn a_peer_that_never_reads_is_given_up() {
+    let (mut left, _right) = pair(&free());
+    while left.send(&[&body(300_000, 0)]).is_ok() {}
+    let start = Instant::now();
+    while left.flush().is_ok() {
+        assert!(wait(&left, start + 2 * LONG), "it waits for ever");
+    }
+    let waited = start.elapsed();
+    println!("given up after {waited:?}");
+    assert!(waited >= Duration::from_millis(crate::SILENCE_MS_MAX / 2), "{waited:?}");
+    check(left.flush(), &["the stream has ended", "timed out"]);
 }

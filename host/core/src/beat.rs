@@ -99,4 +99,10 @@ pub struct Beat {
     pub maintenance: bool,
     /// Whether the arbiter answers the sender in time; `None` where none is configured.
     pub arbiter: Option<bool>,
+    /// Whether the receiver has everything that the sender's last reign acknowledged to
+    /// applications; `None` where the sender cannot say.
+    pub synced: Option<bool>,
+    /// Whether the sender lacks something that was acknowledged, as its disk holds it; `None` while
+    /// that is being written, and from a peer of an older version.
+    pub stale: Option<bool>,
 }

@@ -15,6 +15,10 @@ pub struct PersistId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AskId(pub u64);
 
+/// Number of a word of the data plane about what the peer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncId(pub u64);
+
 /// Why a node may not claim until an operator clears it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FenceCause {
@@ -41,6 +45,10 @@ pub struct Durable {
     pub maintenance: bool,
     /// The node may not claim.
     pub fenced: Option<FenceCause>,
+    /// The peer acknowledged changes that are not here: this node does not take over by itself.
+    pub stale: bool,
+    /// This node's last reign may have acknowledged changes that the peer does not have.
+    pub ahead: bool,
 }
 
 /// One thing to do.
@@ -67,6 +75,27 @@ pub enum Effect {
     Release,
     /// Put this to the arbiter, then say [`crate::Event::Consulted`].
     Consult(RequestId, Request),
+    /// Ship the data for the handover of `epoch`: first while writers go on, then with their locks
+    /// held, until the peer has confirmed everything; then say [`crate::Event::Drained`]. The locks
+    /// stay held until `Undrain`.
+    Drain {
+        /// The epoch to be handed over; no two handovers have the same.
+        epoch: Epoch,
+    },
+    /// The handover ended and was not taken: nothing is held for it any more. Who may write is the
+    /// role's matter, told by `Note::Role` before this.
+    ///
+    /// Each `Drain` ends in one of three ways: by one `Undrain`; by the standby that this node
+    /// becomes when the peer took the hand (the fence of a standby takes the place of the locks);
+    /// by the end of the process.
+    Undrain {
+        /// The epoch of the `Drain`.
+        epoch: Epoch,
+    },
+    /// Answers the word of this number. True: that the peer must not take over by itself is durable
+    /// where the peer will see it, so commits may be acknowledged without it, as long as this is
+    /// the data plane's last word. False: the peer counts as a full heir again.
+    Degraded(SyncId, bool),
     /// Announce the VIP again (conflict, end of a conflict).
     Announce,
     /// Start a round of probes of the VIP.
@@ -195,6 +224,8 @@ pub enum Why {
     HandingOver,
     /// The peer did not take what was handed over.
     NotTaken,
+    /// The data did not reach the peer in time for the handover.
+    DataNotShipped,
     /// The lease ended without a grant.
     LeaseEnded,
     /// The loop stalled for longer than the lease.
@@ -265,6 +296,8 @@ pub enum Note {
     Paired(bool),
     /// A verdict that the question does not allow, or that no longer fits; the safe one stands.
     Refused(Question, Intent),
+    /// The node stops and hands this epoch over, though the peer may lack its last changes.
+    HandedWithoutData(Epoch),
     /// An alarm went up or down.
     Alarm(Alarm, bool),
 }

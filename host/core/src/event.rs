@@ -1,8 +1,8 @@
 //! What the world tells the core.
 
 use crate::beat::Beat;
-use crate::effect::{AskId, PersistId};
-use crate::epoch::Side;
+use crate::effect::{AskId, PersistId, SyncId};
+use crate::epoch::{Epoch, Side};
 use crate::register::{Reply, RequestId};
 use crate::time::Span;
 
@@ -29,8 +29,15 @@ pub enum Event {
     Unanswered(AskId),
     /// The arbiter answered the request of this number, or did not.
     Consulted(RequestId, Reply),
-    /// Whether the peer has everything that was acknowledged to applications.
-    Synced(bool),
+    /// Whether the peer has everything that this reign acknowledged to applications, or is about
+    /// to. Nothing outside a reign: the data plane says it anew when a reign begins.
+    ///
+    /// False asks for the right to acknowledge without the peer and gives none: that is
+    /// [`crate::Effect::Degraded`] with the same number. From true on only what the peer has is
+    /// acknowledged.
+    Synced(SyncId, bool),
+    /// The data plane is done with [`crate::Effect::Drain`] of this epoch.
+    Drained(Epoch, Shipment),
     /// A round of probes of the VIP ended.
     Probed(Answerer),
     /// Evidence that only policies read has changed (checks, references, facts).
@@ -50,6 +57,15 @@ pub enum Event {
     Links(u8),
     /// Something that an operator or the init system wants.
     Order(Order),
+}
+
+/// What became of the data of a handover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shipment {
+    /// The peer has confirmed everything, and nobody writes.
+    Whole,
+    /// It cannot be shipped now.
+    Failed,
 }
 
 /// What an operator or the init system wants.
@@ -94,6 +110,8 @@ pub enum Refusal {
     Policy,
     /// The peer did not take the service over.
     NotTaken,
+    /// The data did not reach the peer in time.
+    DataNotShipped,
     /// The disk did not take the record.
     Disk,
     /// The arbiter does not answer, or its register does not allow it.

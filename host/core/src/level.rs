@@ -26,6 +26,8 @@ pub enum Disarmed {
     Maintenance,
     /// The node that would take over is not fit (fence, service, data).
     NotEligible,
+    /// The node that would take over lacks changes that were acknowledged to applications.
+    NotSynced,
     /// The pair has not formed.
     NotFormed,
     /// No node is primary.
@@ -48,6 +50,7 @@ pub(crate) struct Facts {
     pub formed: bool,
     pub maintenance: bool,
     pub heir_eligible: bool,
+    pub heir_synced: bool,
     pub peer_heard: bool,
     pub peer_serves: bool,
     pub leased_by_peer: bool,
@@ -68,6 +71,7 @@ impl Level {
             () if !serves && !f.peer_heard => Level::Alone,
             () if !serves && !f.peer_serves => Level::Disarmed(Disarmed::NoPrimary),
             () if f.maintenance => Level::Disarmed(Disarmed::Maintenance),
+            () if !f.heir_synced => Level::Disarmed(Disarmed::NotSynced),
             () if !f.heir_eligible => Level::Disarmed(Disarmed::NotEligible),
             () if f.arbiter.is_some() => Level::arbitrated(f, serves),
             () if f.links_live < 2 => Level::EvidenceOnly,

@@ -28,10 +28,10 @@ mod timing;
 pub use beat::{Beat, Claim, Echo, Hand, Meeting, PeerRole};
 pub use effect::{
     Alarm, Ask, AskId, Branch, Durable, Effect, FenceCause, Note, Observation, PeerView, PersistId,
-    Question, Why,
+    Question, SyncId, Why,
 };
 pub use epoch::{Epoch, Side};
-pub use event::{Answerer, Event, Intent, Order, Refusal, Verdict};
+pub use event::{Answerer, Event, Intent, Order, Refusal, Shipment, Verdict};
 pub use level::{Disarmed, Level};
 pub use node::{Boot, Node, Options, View};
 pub use register::{ArbiterView, Register, Reply, Request, RequestId, Stamp, Standing};

@@ -2,10 +2,12 @@
 
 mod arbiter;
 mod ask;
+mod drain;
 mod hear;
 mod order;
 mod settle;
 mod speak;
+mod sync;
 mod view;
 
 use crate::beat::{Beat, Echo, Meeting};
@@ -18,6 +20,7 @@ use crate::time::{Mono, Span};
 use crate::timing::{Timing, promise};
 use alloc::vec::Vec;
 use arbiter::Arbiter;
+use sync::Sync;
 
 /// Moves of the service address remembered for the damping evidence.
 const MOVES_MAX: usize = 32;
@@ -39,6 +42,10 @@ pub struct Options {
     pub timing: Timing,
     /// A register outside the pair breaks ties.
     pub arbiter: bool,
+    /// The node has data that must reach the peer before a handover.
+    pub data: bool,
+    /// How long a handover waits for that.
+    pub drain_patience: Span,
 }
 
 /// What a life starts from.
@@ -150,8 +157,10 @@ pub struct Node {
     parted: Option<Mono>,
     order: Option<Order>,
     arbiter: Option<Arbiter>,
-    /// The peer has everything that was acknowledged to applications.
-    synced: bool,
+    /// What the present reign knows of what the peer has.
+    sync: Sync,
+    /// The epoch of a `Drain` that has not ended.
+    drained: Option<Epoch>,
     moves: Vec<Mono>,
     paired: bool,
     alarms: Vec<Alarm>,
@@ -212,7 +221,8 @@ impl Node {
             parted: None,
             order: None,
             arbiter: options.arbiter.then(Arbiter::new),
-            synced: true,
+            sync: Sync::Unknown,
+            drained: None,
             moves: Vec::new(),
             paired: false,
             alarms: Vec::new(),
@@ -296,7 +306,8 @@ impl Node {
                 self.probe.at = self.now;
             }
             Event::Consulted(id, reply) => self.consulted(id, reply, fx),
-            Event::Synced(synced) => self.synced = synced,
+            Event::Synced(id, synced) => self.data_says(id, synced, fx),
+            Event::Drained(epoch, shipment) => self.data_drained(epoch, shipment),
             Event::EvidenceChanged => self.review_soon(),
             Event::Fitness(fit) => {
                 if self.fit != fit {
@@ -319,8 +330,8 @@ impl Node {
             && writing == id
         {
             self.writing = None;
-            if record.reserved > self.disk.reserved {
-                // The peer waits for this word before it lets go.
+            if record.reserved > self.disk.reserved || record.stale != self.disk.stale {
+                // The peer waits for this word before it lets go, or acknowledges.
                 self.next_beat = self.now;
             }
             self.disk = record;
@@ -369,6 +380,7 @@ impl Node {
                 self.order_done(Err(Refusal::NotTaken), fx);
             }
         }
+        self.sync = Sync::Unknown;
         self.moved();
         self.set_paired(false, fx);
         fx.push(Effect::Release);
@@ -383,6 +395,8 @@ impl Node {
         self.turn(State::Primary(reign), why, fx);
         self.owed = None;
         self.promise = Mono::ZERO;
+        // Whoever reigns lacks nothing any more: what was missing is given up.
+        self.want.stale = false;
         self.moved();
         self.set_paired(granted, fx);
         // The beat first: a lease taken alone counts from a beat that was sent, and a crash may
@@ -398,14 +412,22 @@ impl Node {
         }
     }
 
-    /// Changes the state; says so when the role changes with it.
+    /// Changes the state; says so when the role changes with it, and when a handover ends with it.
     fn turn(&mut self, to: State, why: Why, fx: &mut Vec<Effect>) {
         let from = self.state.role();
         self.state = to;
         let role = self.state.role();
-        if from == role {
-            return;
+        if from != role {
+            self.turned(from, role, why, fx);
         }
+        if !self.state.hands_over()
+            && let Some(epoch) = self.drained.take()
+        {
+            fx.push(Effect::Undrain { epoch });
+        }
+    }
+
+    fn turned(&mut self, from: Role, role: Role, why: Why, fx: &mut Vec<Effect>) {
         if let Some(arbiter) = &mut self.arbiter {
             // R2: an answer to what was asked in another role is nothing.
             arbiter.void();
@@ -474,7 +496,7 @@ impl Node {
     }
 
     fn eligible(&self) -> bool {
-        self.fit && self.able()
+        self.fit && self.able() && !self.stale()
     }
 
     /// Neither fenced nor stepped down a moment ago. A node whose services failed is able, but not

@@ -37,8 +37,9 @@ pub(crate) enum State {
     Accepting { epoch: Epoch, until: Mono },
     /// Serves.
     Primary(Reign),
-    /// Still serves; prepares the handover of `to` until `patience` ends.
-    Draining { reign: Reign, to: Epoch, patience: Mono, stop: bool },
+    /// Still serves; prepares the handover of `to`, which both nodes must have on disk when
+    /// `patience` ends.
+    Draining { reign: Reign, to: Epoch, patience: Mono, shipping: Shipping, stop: bool },
     /// Closing the gate; what comes next waits for the kernel's word.
     Closing(After),
     /// Gate closed; sends the hand until the peer reigns or `give_up` comes (R10).
@@ -47,6 +48,19 @@ pub(crate) enum State {
     Fenced(FenceCause),
     /// The process ends.
     Stopped,
+}
+
+/// How far the data of a handover is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shipping {
+    /// The node has no data.
+    NotNeeded,
+    /// The data plane ships, and is waited for until then.
+    UnderWay { until: Mono },
+    /// The peer has everything.
+    Whole,
+    /// It cannot be shipped.
+    Failed,
 }
 
 /// Where a claim returns to when it fails.
@@ -159,6 +173,24 @@ impl State {
     /// The state whose gate is still open must close it first: no grant, no claim meanwhile.
     pub(crate) fn gate_may_be_open(&self) -> bool {
         self.reign().is_some() || matches!(self, State::Closing(_))
+    }
+
+    /// A handover is under way: what was drained for it stays so.
+    pub(crate) fn hands_over(&self) -> bool {
+        match self {
+            State::Draining { .. }
+            | State::Closing(After::Hand { .. })
+            | State::HandedOver { .. } => true,
+            State::Joining
+            | State::Standby
+            | State::Electing { .. }
+            | State::Claiming { .. }
+            | State::Accepting { .. }
+            | State::Primary(_)
+            | State::Closing(After::Standby | After::Joining | After::Stop)
+            | State::Fenced(_)
+            | State::Stopped => false,
+        }
     }
 
     pub(crate) fn idle(&self) -> bool {

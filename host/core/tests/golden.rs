@@ -3,7 +3,7 @@
 
 mod pair;
 
-use pair::{Arbiter, Disk, Says, World, timing};
+use pair::{Arbiter, Disk, Says, Ships, World, timing};
 use staffetta_core::{Answerer, Event, Mono, Order, Span};
 use std::path::Path;
 
@@ -36,6 +36,16 @@ fn command(world: &mut World, words: &[&str]) {
         ["hand", "again", "from", node] => world.hand_again(seat(node)),
         ["release", node, ms] => world.seats[seat(node)].release_ms = ms.parse().unwrap(),
         ["delay", ms] => world.delay = Span::ms(ms.parse().unwrap()),
+        // Before the first boot.
+        ["data"] => world.data = true,
+        ["ships", node, how] => {
+            world.seats[seat(node)].ships = match *how {
+                "fails" => Ships::Fails,
+                "never" => Ships::Never,
+                ms => Ships::Takes(Span::ms(ms.parse().unwrap())),
+            }
+        }
+        ["synced", node, word] => world.synced(seat(node), *word == "yes"),
         ["disk", node, "fails"] => world.seats[seat(node)].disk_takes = Disk::Fails,
         ["disk", node, ms] => {
             world.seats[seat(node)].disk_takes = Disk::Takes(Span::ms(ms.parse().unwrap()));
@@ -60,6 +70,20 @@ fn command(world: &mut World, words: &[&str]) {
                 other => panic!("unknown order {other:?}"),
             };
             world.order(seat(node), order);
+        }
+        ["expect", node @ ("a" | "b"), what @ ("stale" | "fit")] => {
+            let stale = world.stale(seat(node));
+            assert_eq!(
+                stale,
+                *what == "stale",
+                "{node} {what} at {:?}\n{}",
+                world.now,
+                world.trace
+            );
+        }
+        ["expect", node @ ("a" | "b"), "level", level] => {
+            let is = format!("{:?}", world.level(seat(node)).expect("a live node"));
+            assert_eq!(is, *level, "{node} at {:?}\n{}", world.now, world.trace);
         }
         ["expect", node @ ("a" | "b"), what] => {
             let serving = world.serving(seat(node));

@@ -4,7 +4,8 @@
 
 use staffetta_core::{
     AskId, Beat, Boot, Claim, Durable, Echo, Effect, Epoch, Event, Hand, Intent, Mono, Node, Note,
-    Options, Order, PeerRole, PersistId, Question, Role, Side, Span, Timing, TimingParts, Verdict,
+    Options, Order, PeerRole, PersistId, Question, Refusal, Register, Reply, Request, RequestId,
+    Role, Shipment, Side, Span, Stamp, SyncId, Timing, TimingParts, Verdict,
 };
 
 const ME: u64 = 1;
@@ -12,6 +13,7 @@ const PEER: u64 = 2;
 const BEAT_MS: u64 = 50;
 const LEASE: Span = Span::ms(300);
 const SLACK: Span = Span::ms(20);
+const PATIENCE: Span = Span::ms(1_000);
 
 /// A node of side A (even epochs), its clock, and a disk that writes when told to.
 struct One {
@@ -43,13 +45,19 @@ fn formed(highest: u64) -> Durable {
 
 impl One {
     fn boots(disk: Durable) -> One {
+        One::boots_with(disk, false, false)
+    }
+
+    fn boots_with(disk: Durable, data: bool, arbiter: bool) -> One {
         let now = Mono(1_000_000_000);
         let options = Options {
             side: Side::A,
             preferred: false,
             peer_preferred: false,
             timing: timing(),
-            arbiter: false,
+            arbiter,
+            data,
+            drain_patience: PATIENCE,
         };
         let node = Node::new(options, Boot { id: ME, now, disk, slack: SLACK });
         let mut one = One { node, now, done: Vec::new(), writing: None, said: None, heard: 0 };
@@ -70,7 +78,10 @@ impl One {
 
     /// Serves epoch 12 under the peer's grant.
     fn primary() -> One {
-        let mut one = One::boots(formed(10));
+        One::primary_of(One::boots(formed(10)))
+    }
+
+    fn primary_of(mut one: One) -> One {
         one.run(200);
         one.hears(|beat| beat.role = PeerRole::Joining);
         one.written();
@@ -121,6 +132,8 @@ impl One {
             eligible: true,
             maintenance: false,
             arbiter: None,
+            synced: None,
+            stale: Some(false),
         };
         change(&mut beat);
         self.step(Event::Heard(beat));
@@ -423,4 +436,424 @@ fn a_late_wake_up_arms_the_gate_anew() {
         let renews = one.done.iter().any(|effect| matches!(effect, Effect::Renew { .. }));
         assert_eq!(renews, armed, "{late_ms} ms late: {:?}", one.done);
     }
+}
+
+/// A primary with data that hands epoch 13 over: the epoch is durable on both nodes.
+fn drains() -> One {
+    let mut one = One::primary_of(One::boots_with(formed(10), true, false));
+    one.run(20);
+    one.hears(|beat| grants(beat, 12));
+    one.step(Event::Order(Order::Switchover));
+    let (id, _) = one.asks();
+    one.answers(id, Intent::HandOver);
+    assert!(one.done.contains(&Effect::Drain { epoch: Epoch(13) }), "{:?}", one.done);
+    one.written();
+    one.reserves();
+    one.look();
+    one
+}
+
+impl One {
+    fn reserves(&mut self) {
+        self.hears(|beat| {
+            grants(beat, 12);
+            beat.reserved = Epoch(13);
+        });
+    }
+
+    /// The peer goes on granting for that long.
+    fn reserves_for(&mut self, ms: u64) {
+        for _ in 0..ms / 50 {
+            self.run(50);
+            self.reserves();
+        }
+    }
+
+    /// The standby has heard everything so far and says this of its disk.
+    fn hears_stale(&mut self, stale: Option<bool>) {
+        self.hears(|beat| {
+            grants(beat, 12);
+            beat.stale = stale;
+        });
+    }
+
+    fn degraded(&mut self) -> Vec<(u64, bool)> {
+        let told = |effect: &Effect| match effect {
+            Effect::Degraded(id, degraded) => Some((id.0, *degraded)),
+            _ => None,
+        };
+        self.look().iter().filter_map(told).collect()
+    }
+}
+
+/// What the register holds in the hands of this node, paired.
+fn register(boot: u64, n: u64, peer_synced: bool) -> Register {
+    let stamp = Stamp { boot, n };
+    Register { epoch: Epoch(10), alone: false, peer_synced, lease: LEASE, slack: SLACK, stamp }
+}
+
+impl One {
+    /// The newest request to the arbiter, once there is one.
+    fn consults(&mut self) -> (RequestId, Request) {
+        for _ in 0..2_000 {
+            let found = self.look().into_iter().rev().find_map(|effect| match effect {
+                Effect::Consult(id, request) => Some((id, request)),
+                _ => None,
+            });
+            if let Some(found) = found {
+                return found;
+            }
+            self.run(1);
+            if self.role() == Role::Primary {
+                self.hears(|beat| grants(beat, 12));
+            }
+        }
+        panic!("the arbiter is not asked")
+    }
+
+    fn told(&mut self, id: RequestId, reply: Reply) {
+        self.step(Event::Consulted(id, reply));
+    }
+}
+
+/// A primary of epoch 12 whose register, by an answer a moment ago, holds this.
+fn registered(held: Register) -> One {
+    let mut one = One::boots_with(formed(10), false, true);
+    one.step(Event::Tick);
+    let (id, request) = one.consults();
+    assert_eq!(request, Request::Read);
+    one.told(id, Reply::Holds(Some(held)));
+    One::primary_of(one)
+}
+
+fn undrains(effects: &[Effect]) -> usize {
+    effects.iter().filter(|effect| matches!(effect, Effect::Undrain { .. })).count()
+}
+
+/// `settle_draining`: the gate stays open until the data is there.
+#[test]
+fn nothing_is_handed_over_before_the_data_is_there() {
+    let mut one = drains();
+    one.reserves_for(500);
+    assert!(!one.look().contains(&Effect::Release), "the gate closed before the data was there");
+    one.step(Event::Drained(Epoch(13), Shipment::Whole));
+    assert!(one.look().contains(&Effect::Release));
+}
+
+/// `data_drained`: a word about another handover is nothing.
+#[test]
+fn data_of_a_former_handover_does_not_count() {
+    let mut one = drains();
+    one.step(Event::Drained(Epoch(11), Shipment::Whole));
+    one.step(Event::Drained(Epoch(11), Shipment::Failed));
+    assert_eq!(one.look(), []);
+    assert_eq!(one.role(), Role::Draining);
+}
+
+/// `settle_draining`: a planned move without its data is none, and writers go on at once.
+#[test]
+fn a_planned_move_without_data_is_given_up() {
+    for fails in [true, false] {
+        let mut one = drains();
+        if fails {
+            one.step(Event::Drained(Epoch(13), Shipment::Failed));
+        } else {
+            one.reserves_for(PATIENCE.as_ms());
+        }
+        let done = one.look();
+        assert!(done.contains(&Effect::OrderDone(Err(Refusal::DataNotShipped))), "{done:?}");
+        assert_eq!((one.role(), undrains(&done)), (Role::Primary, 1));
+        one.reserves_for(500);
+        assert_eq!(undrains(&one.look()), 0);
+    }
+}
+
+/// `turn`: whatever ends a handover, its `Undrain` comes once.
+#[test]
+fn every_drain_that_was_not_taken_is_undone_once() {
+    let ends: [(&str, fn(&mut One)); 4] = [
+        ("the peer falls silent", |one| one.run(130)),
+        ("a higher reign", |one| one.hears(|beat| reigns(beat, 21))),
+        ("the kernel refuses", |one| one.step(Event::ClaimFailed)),
+        ("the hand is not taken", |one| {
+            one.step(Event::Drained(Epoch(13), Shipment::Whole));
+            one.step(Event::Released);
+            one.run(1_000);
+        }),
+    ];
+    for (name, end) in ends {
+        let mut one = drains();
+        end(&mut one);
+        assert_eq!(undrains(&one.look()), 1, "{name}");
+        one.run(1_000);
+        assert_eq!(undrains(&one.look()), 0, "{name}");
+    }
+}
+
+/// `grant`: whoever took the hand serves; the standby's fence takes over from the locks.
+#[test]
+fn a_drain_that_was_taken_is_not_undone() {
+    let mut one = drains();
+    one.step(Event::Drained(Epoch(13), Shipment::Whole));
+    one.step(Event::Released);
+    one.hears(|beat| reigns(beat, 13));
+    one.written();
+    assert_eq!(one.role(), Role::Standby);
+    one.run(5_000);
+    assert_eq!(undrains(&one.look()), 0);
+}
+
+/// `settle_draining`: a peer that is heard and confirms nothing must not cost the lease.
+#[test]
+fn a_deaf_peer_ends_a_long_drain_in_time() {
+    let mut one = drains();
+    one.reserves_for(200);
+    let until = one.now + one.node.view(one.now).peer_lease;
+    for _ in 0..5 {
+        one.run(50);
+        one.hears(|beat| {
+            beat.echo = None;
+            beat.reserved = Epoch(13);
+        });
+        if one.role() == Role::Primary {
+            break;
+        }
+    }
+    assert_eq!(one.role(), Role::Primary);
+    assert!(until.since(one.now) > Span::ms(100), "{} left", until.since(one.now));
+}
+
+/// `settle_draining`: a stop leaves nothing behind that was acknowledged.
+#[test]
+fn a_stop_hands_nothing_over_that_lacks_what_was_acknowledged() {
+    for (synced, hands) in [(true, true), (false, false)] {
+        let mut one = drains();
+        one.step(Event::Order(Order::Stop));
+        one.step(Event::Synced(SyncId(1), synced));
+        one.step(Event::Drained(Epoch(13), Shipment::Failed));
+        let noted = Effect::Note(Note::HandedWithoutData(Epoch(13)));
+        assert_eq!(one.look().contains(&noted), hands);
+        one.step(Event::Released);
+        assert_eq!(one.said.unwrap().hand.is_some(), hands);
+    }
+}
+
+/// `settle_sync`: the peer's word counts from the beat that told it, and only a durable one.
+#[test]
+fn a_peer_that_has_not_heard_of_it_proves_nothing() {
+    let mut one = One::primary();
+    one.hears_stale(Some(true));
+    one.step(Event::Synced(SyncId(1), false));
+    let told = one.said.unwrap();
+    assert_eq!(told.synced, Some(false), "the beat that tells it leaves at once");
+    one.written();
+    one.hears(|beat| {
+        beat.stale = Some(true);
+        beat.echo = Some(Echo { boot: ME, n: told.n - 1, granted: Epoch(12) });
+    });
+    one.hears_stale(None);
+    one.hears_stale(Some(false));
+    assert_eq!(one.degraded(), []);
+    one.hears_stale(Some(true));
+    assert_eq!(one.degraded(), [(1, true)]);
+    // Caught up; what the peer said before it heard that is nothing either.
+    one.step(Event::Synced(SyncId(2), true));
+    one.hears(|beat| {
+        beat.stale = Some(false);
+        beat.echo = Some(Echo { boot: ME, n: told.n, granted: Epoch(12) });
+    });
+    assert_eq!(one.degraded(), []);
+    // And a word that was taken back in between is not answered by the old proof.
+    one.step(Event::Synced(SyncId(3), false));
+    assert_eq!(one.degraded(), []);
+    one.hears_stale(Some(true));
+    assert_eq!(one.degraded(), [(3, true)]);
+}
+
+/// `settle_sync`: after a crash this node must know it, too, or the joint claim goes astray.
+#[test]
+fn what_the_peer_lacks_is_durable_here_before_it_is_acknowledged() {
+    let mut one = One::primary();
+    one.written();
+    one.step(Event::Synced(SyncId(1), false));
+    one.hears_stale(Some(true));
+    assert_eq!(one.degraded(), []);
+    one.written();
+    assert_eq!(one.degraded(), [(1, true)]);
+}
+
+/// `says_stale`: nothing is said of the disk while a write may change it.
+#[test]
+fn a_standby_says_of_its_disk_what_stays_true() {
+    let mut one = One::standby(formed(10));
+    let said = |one: &mut One| {
+        one.run(61);
+        one.said.unwrap().stale
+    };
+    let tells = |one: &mut One, synced| {
+        one.hears(|beat| {
+            reigns(beat, 11);
+            beat.synced = Some(synced);
+        });
+    };
+    one.written();
+    assert_eq!(said(&mut one), Some(false));
+    tells(&mut one, false);
+    assert_eq!(said(&mut one), None, "not durable yet");
+    assert!(!one.said.unwrap().eligible);
+    one.written();
+    assert_eq!(said(&mut one), Some(true));
+    tells(&mut one, true);
+    let clearing = one.writing.take().expect("clearing is durable first");
+    assert_eq!(said(&mut one), None);
+    tells(&mut one, false);
+    assert_eq!(said(&mut one), None, "the write that clears it is under way");
+    one.step(Event::Persisted(clearing));
+    assert_eq!(said(&mut one), None);
+    one.written();
+    assert_eq!(said(&mut one), Some(true));
+}
+
+fn stale(highest: u64) -> Durable {
+    Durable { stale: true, ..formed(highest) }
+}
+
+/// `carry_out`: a verdict does not make up for data.
+#[test]
+fn a_stale_node_does_not_take_over_by_verdict() {
+    let mut one = One::boots(stale(10));
+    one.run(9_500);
+    let (id, question) = one.asks();
+    assert_eq!(question, Question::Start);
+    one.answers(id, Intent::TakeOver);
+    assert_eq!(one.role(), Role::Joining);
+    assert!(one.node.view(one.now).wants_operator);
+    // The operator's word does, and what was missing is given up with it.
+    one.step(Event::Order(Order::StartAlone));
+    one.written();
+    assert_eq!(one.role(), Role::Primary);
+    one.written();
+    assert!(!one.node.view(one.now).stale);
+}
+
+/// `elect`: beside a node that has more, a stale one waits, whatever else speaks for it.
+#[test]
+fn a_stale_node_is_not_elected_beside_a_fitter_one() {
+    for (disk, synced) in [(stale(20), None), (formed(20), Some(false))] {
+        let mut one = One::boots(disk);
+        one.run(200);
+        one.hears(|beat| {
+            beat.role = PeerRole::Joining;
+            beat.eligible = false;
+            beat.synced = synced;
+        });
+        assert_eq!(one.role(), Role::Joining, "{synced:?}");
+    }
+}
+
+/// `sync_begins`: what an earlier life left behind is still missing at the peer.
+#[test]
+fn a_new_life_knows_what_its_peer_lacks() {
+    let disk = Durable { ahead: true, was_primary: true, ..formed(10) };
+    let mut one = One::boots(disk);
+    one.run(200);
+    assert_eq!(one.said.unwrap().synced, Some(false));
+    let mut one = One::primary_of(one);
+    assert_eq!(one.said.unwrap().synced, Some(false));
+    one.step(Event::Synced(SyncId(1), true));
+    one.run(1);
+    assert_eq!(one.said.unwrap().synced, Some(true));
+    // Until the peer has confirmed it, this node goes on knowing.
+    one.written();
+    assert_eq!(one.degraded(), []);
+    one.hears_stale(Some(false));
+    assert_eq!(one.degraded(), [(1, false)]);
+    one.written();
+    one.run(1_000);
+    assert_ne!(one.role(), Role::Primary);
+    assert_eq!(one.said.unwrap().synced, None, "nothing is missing any more");
+}
+
+/// `says_synced`: a node that is stale on its own disk makes nobody else stale.
+#[test]
+fn a_reign_over_stale_data_vouches_for_nobody_until_that_is_durable() {
+    let mut one = One::boots(stale(10));
+    one.run(9_500);
+    one.step(Event::Order(Order::StartAlone));
+    let epoch = one.writing.take().expect("a claim is durable first");
+    one.step(Event::Persisted(epoch));
+    assert_eq!(one.role(), Role::Primary);
+    one.step(Event::Synced(SyncId(1), false));
+    assert_eq!(one.said.unwrap().synced, None);
+    one.written();
+    one.run(60);
+    assert_eq!(one.said.unwrap().synced, Some(false));
+}
+
+/// `register_degrades`: a write of this life, later than the word; an earlier one may be overwritten
+/// by one that is still under way.
+#[test]
+fn an_old_write_of_the_register_proves_nothing() {
+    let mut one = registered(register(ME + 1, 7, false));
+    one.step(Event::Synced(SyncId(1), false));
+    one.written();
+    assert_eq!(one.degraded(), [], "a write of another life");
+    let mut one = registered(register(ME + 1, 7, true));
+    let (id, _) = one.consults();
+    one.told(id, Reply::Swapped);
+    one.step(Event::Synced(SyncId(1), false));
+    one.written();
+    let (id, request) = one.consults();
+    let Request::Swap { to, .. } = request else { panic!("{request:?}") };
+    assert!(!to.peer_synced);
+    one.told(id, Reply::Swapped);
+    assert_eq!(one.degraded(), [(1, true)]);
+    one.step(Event::Synced(SyncId(2), true));
+    let (_, request) = one.consults();
+    assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced), "{request:?}");
+    one.step(Event::Synced(SyncId(3), false));
+    one.run(1);
+    assert_eq!(one.degraded(), [], "the write that takes it back is under way");
+}
+
+/// `written`: a claim says from the first write on what the peer lacks.
+#[test]
+fn a_claim_says_what_the_peer_lacks() {
+    for ahead in [false, true] {
+        let disk = Durable { ahead, was_primary: true, ..formed(10) };
+        let mut one = One::boots_with(disk, false, true);
+        one.step(Event::Tick);
+        let (id, _) = one.consults();
+        one.told(id, Reply::Holds(Some(register(ME + 1, 7, !ahead))));
+        let (id, question) = one.asks();
+        assert_eq!(question, Question::Start);
+        one.answers(id, Intent::TakeOver);
+        one.written();
+        let (_, request) = one.consults();
+        assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced != ahead));
+    }
+}
+
+/// `yields_to`: a primary that slept through another reign yields to what that one acknowledged; a
+/// peer with nothing to show, or one behind this reign, is only outnumbered (R11).
+#[test]
+fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
+    for (highest, synced, yields) in
+        [(15, Some(false), true), (15, None, false), (11, Some(false), false)]
+    {
+        let mut one = One::primary();
+        one.hears(|beat| {
+            beat.highest = Epoch(highest);
+            beat.synced = synced;
+        });
+        assert_eq!(one.look().contains(&Effect::Release), yields, "{highest} {synced:?}");
+    }
+    // Both have something that the other lacks: the one that serves goes on.
+    let mut one = One::primary();
+    one.step(Event::Synced(SyncId(1), false));
+    one.hears(|beat| {
+        beat.highest = Epoch(15);
+        beat.synced = Some(false);
+    });
+    assert!(!one.look().contains(&Effect::Release));
 }

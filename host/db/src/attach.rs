@@ -78,6 +78,12 @@ pub enum AttachError {
         /// The mode it is in.
         mode: String,
     },
+    /// It is in WAL mode already.
+    #[error("database {path} is in WAL mode already: follow it without `journal = \"keep\"`")]
+    IsWal {
+        /// The database.
+        path: PathBuf,
+    },
     /// This build has no page-level access.
     #[error("this build of SQLite lacks sqlite_dbpage: build inside the repository")]
     NoPages,
@@ -119,6 +125,26 @@ impl Attached {
         Ok(Attached { keeper, path, page_bytes, identity, files })
     }
 
+    /// Opens a database with a rollback journal and leaves it as it is.
+    ///
+    /// # Errors
+    /// When a file or SQLite refuses, or it is in WAL mode already.
+    pub fn open_as_is(path: &Path) -> Result<AttachedAsIs, AttachError> {
+        let path = path.canonicalize().map_err(|source| refused(path, source))?;
+        let sqlite = |source| AttachError::Sqlite { path: path.clone(), source };
+        let keeper = connect(&path, BUSY_WAIT).map_err(sqlite)?;
+        let mode: String =
+            keeper.query_row("PRAGMA journal_mode", [], |row| row.get(0)).map_err(sqlite)?;
+        if mode == "wal" {
+            return Err(AttachError::IsWal { path });
+        }
+        let page_bytes =
+            keeper.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
+        let (database, identity) = open_database(&path)?;
+        let files = Arc::new(Files { database, log: None });
+        Ok(AttachedAsIs { keeper, path, page_bytes, identity, files })
+    }
+
     /// The database's path, links resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -158,11 +184,6 @@ impl Attached {
         &self.keeper
     }
 
-    /// The database file. Never opened a second time: see the head of this module.
-    pub(crate) fn database(&self) -> &File {
-        &self.files.database
-    }
-
     /// The write-ahead log.
     pub(crate) fn wal(&self) -> &File {
         &self.log().wal
@@ -180,6 +201,37 @@ impl Attached {
 
     fn log(&self) -> &Log {
         self.files.log.as_ref().expect("a database in WAL mode was opened with its log")
+    }
+}
+
+/// A database that is open and stays in its rollback-journal mode.
+#[derive(Debug)]
+pub struct AttachedAsIs {
+    // Before the descriptors.
+    pub(crate) keeper: Connection,
+    pub(crate) path: PathBuf,
+    pub(crate) page_bytes: u32,
+    identity: (u64, u64),
+    pub(crate) files: Arc<Files>,
+}
+
+impl AttachedAsIs {
+    /// The database's path, links resolved.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of a page when it was opened: VACUUM may change that.
+    #[must_use]
+    pub fn page_bytes(&self) -> u32 {
+        self.page_bytes
+    }
+
+    /// Whether the path now leads to another file: renamed over, removed, restored from a backup.
+    #[must_use]
+    pub fn replaced(&self) -> bool {
+        leads_elsewhere(&self.path, self.identity)
     }
 }
 

@@ -8,6 +8,8 @@ use crate::apply::{ApplyError, Replica};
 use crate::ledger::{Kinship, Ledger, LedgerError};
 use crate::outlet::Outlet;
 use crate::scan::Scanned;
+use crate::status::{DatabaseStatus, State};
+use crate::table::Table;
 use crate::wire::{self, Entry, Head, Message, Offer, Pages, Position, SUMS_MAX};
 use std::time::{Duration, Instant};
 
@@ -46,11 +48,16 @@ struct Named {
 pub(crate) enum Outcome {
     Nothing,
     /// A copy was applied.
-    Copied { pages: u64, of: u32 },
+    Copied {
+        pages: u64,
+        of: u32,
+    },
     /// The copy must be read anew.
     Scan,
     /// Asks for a ruling.
     Diverged(Kinship),
+    /// The primary's pages have another size: the copy is made anew.
+    Remake(Box<Entry>),
 }
 
 /// The copy of one database.
@@ -61,6 +68,8 @@ pub(crate) struct Attend {
     named: Option<Named>,
     /// Made here a moment ago, with nothing in it.
     fresh: bool,
+    /// The primary's pages have another size.
+    other_size: bool,
     at: Option<Position>,
     pages: u64,
 }
@@ -68,7 +77,7 @@ pub(crate) struct Attend {
 impl Attend {
     pub(crate) fn new(replica: Replica, fresh: bool) -> Attend {
         let stage = Stage::Scanning;
-        Attend { replica, stage, named: None, fresh, at: None, pages: 0 }
+        Attend { replica, stage, named: None, fresh, other_size: false, at: None, pages: 0 }
     }
 
     pub(crate) fn stage(&self) -> &Stage {
@@ -108,10 +117,34 @@ impl Attend {
     ///
     /// # Errors
     /// When somebody wrote meanwhile: scan again.
-    pub(crate) fn scanned(&mut self, scanned: Scanned, ledger: &mut Ledger) -> Result<(), ApplyError> {
+    pub(crate) fn scanned(
+        &mut self,
+        scanned: Scanned,
+        ledger: &mut Ledger,
+    ) -> Result<(), ApplyError> {
         self.replica.adopt(scanned)?;
         self.known(ledger);
         Ok(())
+    }
+
+    /// The table of a reign of this node that ended under the fence. One that cannot be taken over
+    /// is made by a scan.
+    pub(crate) fn of_own_reign(&mut self, table: Table, ledger: &mut Ledger) {
+        let scanned = Scanned::of(table, self.replica.attached());
+        if scanned.is_ok_and(|scanned| self.replica.adopt(scanned).is_ok()) {
+            self.known(ledger);
+        }
+    }
+
+    /// It was made here for the primary's pages: nothing in it can be lost.
+    pub(crate) fn made_here(&mut self) {
+        self.fresh = true;
+    }
+
+    /// What is known of its pages may be wrong: a scan follows.
+    pub(crate) fn forget(&mut self) {
+        self.undo();
+        self.stage = Stage::Scanning;
     }
 
     /// As after a scan, with a table that the replica has already.
@@ -127,6 +160,7 @@ impl Attend {
     /// The primary names this database, for the first time on this connection or again.
     pub(crate) fn named(&mut self, entry: Entry) {
         self.undo();
+        self.other_size = entry.page_bytes != self.replica.attached().page_bytes();
         self.named = Some(Named { entry, open: None });
         match self.stage {
             Stage::Offered | Stage::Following => self.stage = Stage::Known,
@@ -181,8 +215,7 @@ impl Attend {
         }
         let kinship = self.kinship(ledger);
         if kinship == Kinship::Ancestor {
-            self.offer(outlet);
-            return Outcome::Nothing;
+            return self.bring(outlet);
         }
         self.stage = Stage::Diverged(kinship);
         Outcome::Diverged(kinship)
@@ -204,13 +237,26 @@ impl Attend {
     }
 
     /// It is archived.
-    pub(crate) fn archived(&mut self, outlet: &mut Outlet<'_>) {
+    pub(crate) fn archived(&mut self, outlet: &mut Outlet<'_>) -> Outcome {
         if !matches!(self.stage, Stage::Archiving(_)) {
-            return;
+            return Outcome::Nothing;
         }
         self.stage = Stage::Known;
         if self.named.is_some() && outlet.is_open() && !self.replica.foreign_write() {
-            self.offer(outlet);
+            return self.bring(outlet);
+        }
+        Outcome::Nothing
+    }
+
+    /// Nothing here is lost by bringing it to what the primary has.
+    fn bring(&mut self, outlet: &mut Outlet<'_>) -> Outcome {
+        match &self.named {
+            Some(named) if self.other_size => Outcome::Remake(Box::new(named.entry.clone())),
+            Some(_) => {
+                self.offer(outlet);
+                Outcome::Nothing
+            }
+            None => Outcome::Nothing,
         }
     }
 
@@ -280,7 +326,7 @@ impl Attend {
             if !expected {
                 return Ok(Outcome::Nothing);
             }
-            let sum = self.replica.table().map(crate::table::Table::sum);
+            let sum = self.replica.table().map(Table::sum);
             if !head.copy && sum != Some(head.before) {
                 return Err(AttendError::Gap);
             }
@@ -329,10 +375,32 @@ impl Attend {
         Ok(Outcome::Nothing)
     }
 
-    /// The stage after an operator or a policy let it be overwritten, or a scan found it changed.
-    pub(crate) fn again(&mut self) {
-        self.undo();
-        self.stage = if self.replica.table().is_some() { Stage::Known } else { Stage::Scanning };
+    /// What others see.
+    pub(crate) fn describe(&self, status: &mut DatabaseStatus) {
+        status.state = match &self.stage {
+            Stage::Scanning => State::Opening,
+            Stage::Known | Stage::Paused { .. } if self.named.is_none() => State::Waiting,
+            Stage::Known | Stage::Paused { .. } | Stage::Offered | Stage::Archiving(_) => {
+                State::Catching
+            }
+            Stage::Following => State::Following,
+            Stage::Diverged(_) => State::Diverged,
+        };
+        status.position = self.at;
+        status.head = self.head();
+        if let (Stage::Following, Some(at), Some(head)) = (&self.stage, self.at, status.head) {
+            status.behind = Some(head.txid.saturating_sub(at.txid));
+        }
+        if let Stage::Paused { why, .. } = &self.stage {
+            status.trouble = Some(why.clone());
+        }
+        let attached = self.replica.attached();
+        status.page_bytes = attached.page_bytes();
+        if let Some(table) = self.replica.table() {
+            status.pages = table.pages();
+            status.sum = Some(table.sum());
+        }
+        status.wal_bytes = attached.wal().metadata().map_or(0, |found| found.len());
     }
 }
 

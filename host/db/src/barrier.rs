@@ -70,8 +70,8 @@ impl Barrier {
 
     /// What to poll: descriptors, and what is waited for at each.
     pub(crate) fn polled(&self) -> impl Iterator<Item = (RawFd, i16)> {
-        let accept = (self.clients.len() < CLIENTS_MAX)
-            .then(|| (self.listener.as_raw_fd(), libc::POLLIN));
+        let accept =
+            (self.clients.len() < CLIENTS_MAX).then(|| (self.listener.as_raw_fd(), libc::POLLIN));
         accept.into_iter().chain(self.clients.iter().filter_map(|client| {
             let reads = client.waiting.len() < WAITING_MAX && !client.silent;
             let read = if reads { libc::POLLIN } else { 0 };
@@ -165,11 +165,17 @@ impl Client {
         }
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
-                Ok(0) => break self.ended = true,
+                Ok(0) => {
+                    self.ended = true;
+                    break;
+                }
                 Ok(count) => drop(self.unsent.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => break self.ended = true,
+                Err(_) => {
+                    self.ended = true;
+                    break;
+                }
             }
         }
         self.ended |= self.unsent.len() > UNREAD_BYTES_MAX;

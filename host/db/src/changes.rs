@@ -1,7 +1,6 @@
 //! What was captured since the last shipment: the newest image of each page, never a log.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use crate::pages::{Image, Pages};
 
 /// Buffers that are kept for the next images.
 const SPARE_BYTES_MAX: usize = 4 << 20;
@@ -12,13 +11,12 @@ const SPARE_BYTES_MAX: usize = 4 << 20;
 /// takes it from a snapshot later, instead of a queue that grows.
 #[derive(Debug)]
 pub struct Changes {
-    pages: BTreeMap<u32, Option<Box<[u8]>>>,
+    pages: Pages,
     pages_total: u32,
     transactions: u64,
     frames: u64,
-    bytes: usize,
     bytes_max: usize,
-    spare: Vec<Box<[u8]>>,
+    spare: Vec<Image>,
     spare_bytes: usize,
 }
 
@@ -27,11 +25,10 @@ impl Changes {
     #[must_use]
     pub fn new(bytes_max: usize) -> Changes {
         Changes {
-            pages: BTreeMap::new(),
+            pages: Pages::default(),
             pages_total: 0,
             transactions: 0,
             frames: 0,
-            bytes: 0,
             bytes_max,
             spare: Vec::new(),
             spare_bytes: 0,
@@ -46,19 +43,19 @@ impl Changes {
 
     /// The pages in ascending order; None for one whose image was forgotten.
     pub fn pages(&self) -> impl Iterator<Item = (u32, Option<&[u8]>)> {
-        self.pages.iter().map(|(number, image)| (*number, image.as_deref()))
+        self.pages.iter()
     }
 
     /// How many pages changed.
     #[must_use]
     pub fn pages_changed(&self) -> usize {
-        self.pages.len()
+        self.pages.count()
     }
 
     /// The newest image of a page, when it changed and was not forgotten.
     #[must_use]
     pub fn image(&self, page: u32) -> Option<&[u8]> {
-        self.pages.get(&page)?.as_deref()
+        self.pages.image(page)
     }
 
     /// Pages of the database after the last transaction.
@@ -82,21 +79,25 @@ impl Changes {
     /// Bytes of the images held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.pages.bytes()
+    }
+
+    /// Room for more images.
+    pub(crate) fn room_bytes(&self) -> usize {
+        self.bytes_max.saturating_sub(self.pages.bytes())
     }
 
     /// Whether every changed page still has its image.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.pages.values().all(Option::is_some)
+        self.pages.all_have_images()
     }
 
     /// Shipped: empty again, with the buffers kept.
     pub fn clear(&mut self) {
-        for (_, image) in std::mem::take(&mut self.pages) {
+        for (_, image) in self.pages.take() {
             self.recycle(image);
         }
-        self.bytes = 0;
         self.transactions = 0;
         self.frames = 0;
     }
@@ -109,8 +110,8 @@ impl Changes {
 
     /// A copy of an image of a transaction that is not whole yet and holds so many bytes already;
     /// None when there is no more room for images.
-    pub(crate) fn keep(&mut self, image: &[u8], open_bytes: usize) -> Option<Box<[u8]>> {
-        if self.bytes + open_bytes + image.len() > self.bytes_max {
+    pub(crate) fn keep(&mut self, image: &[u8], open_bytes: usize) -> Option<Image> {
+        if self.pages.bytes() + open_bytes + image.len() > self.bytes_max {
             return None;
         }
         while let Some(mut buffer) = self.spare.pop() {
@@ -124,7 +125,7 @@ impl Changes {
     }
 
     /// Keeps the buffer of an image that nobody needs any more.
-    pub(crate) fn recycle(&mut self, image: Option<Box<[u8]>>) {
+    pub(crate) fn recycle(&mut self, image: Option<Image>) {
         let Some(buffer) = image else { return };
         if self.spare_bytes + buffer.len() <= SPARE_BYTES_MAX {
             self.spare_bytes += buffer.len();
@@ -136,36 +137,21 @@ impl Changes {
     /// the database is gone, whichever transaction wrote it.
     pub(crate) fn commit(
         &mut self,
-        images: impl Iterator<Item = (u32, Option<Box<[u8]>>)>,
+        frames: u64,
+        images: impl Iterator<Item = (u32, Option<Image>)>,
         pages_total: u32,
     ) {
         for (number, image) in images {
-            self.frames += 1;
-            if number > pages_total {
-                self.recycle(image);
-                continue;
-            }
-            self.bytes += length(&image);
-            if let Some(older) = self.pages.insert(number, image) {
-                self.bytes -= length(&older);
-                self.recycle(older);
-            }
+            let older = self.pages.put(number, image);
+            self.recycle(older);
         }
-        let beyond = (Bound::Excluded(pages_total), Bound::Unbounded);
-        if self.pages.range(beyond).next().is_some() {
-            let cut = self.pages.split_off(&pages_total.saturating_add(1));
-            for (_, image) in cut {
-                self.bytes -= length(&image);
-                self.recycle(image);
-            }
+        for (_, image) in self.pages.cut(pages_total) {
+            self.recycle(Some(image));
         }
         self.pages_total = pages_total;
         self.transactions += 1;
+        self.frames += frames;
     }
-}
-
-fn length(image: &Option<Box<[u8]>>) -> usize {
-    image.as_ref().map_or(0, |bytes| bytes.len())
 }
 
 #[cfg(test)]
@@ -180,7 +166,7 @@ mod tests {
             open_bytes += image.as_ref().map_or(0, |image| image.len());
             images.push((*number, image));
         }
-        changes.commit(images.into_iter(), total);
+        changes.commit(images.len() as u64, images.into_iter(), total);
     }
 
     fn shown(changes: &Changes) -> Vec<(u32, Option<u8>)> {

@@ -17,6 +17,26 @@ use std::time::Duration;
 /// Passes in a row before the thread ends: each has less to do than the one before, or never will.
 const PASSES_MAX: u32 = 4;
 
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Move frames until at most so many are left.
+    Passive {
+        /// Frames.
+        remaining_max: u32,
+    },
+    /// Give the WAL, of which everything is in the database, back to the file system.
+    Truncate,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Passed(Passed),
+    /// Whether the WAL is empty now; readers and writers may have been in the way.
+    Truncated(bool),
+}
+
 /// What a checkpoint left.
 #[derive(Debug)]
 pub(crate) struct Passed {
@@ -36,7 +56,7 @@ pub(crate) struct Checkpointer {
     files: Arc<Files>,
 }
 
-type Done = (Option<Connection>, Result<Passed, rusqlite::Error>);
+type Done = (Option<Connection>, Result<Outcome, rusqlite::Error>);
 
 impl Checkpointer {
     pub(crate) fn new(attached: &Attached) -> Checkpointer {
@@ -48,11 +68,11 @@ impl Checkpointer {
         self.running.is_some()
     }
 
-    /// Begins to move frames until at most `remaining_max` are left.
+    /// Begins to carry out an order.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub(crate) fn begin(&mut self, remaining_max: u32) -> std::io::Result<()> {
+    pub(crate) fn begin(&mut self, order: Order) -> std::io::Result<()> {
         assert!(self.running.is_none(), "one checkpoint at a time");
         let (path, files, idle) = (self.path.clone(), self.files.clone(), self.idle.take());
         let work = move || {
@@ -60,8 +80,13 @@ impl Checkpointer {
                 Ok(connection) => connection,
                 Err(error) => return (None, Err(error)),
             };
-            let passed = passes(&connection, &files, &path, remaining_max);
-            (Some(connection), passed)
+            let done = match order {
+                Order::Passive { remaining_max } => {
+                    passes(&connection, &files, &path, remaining_max).map(Outcome::Passed)
+                }
+                Order::Truncate => truncate(&connection).map(Outcome::Truncated),
+            };
+            (Some(connection), done)
         };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(work)?;
         self.running = Some(thread);
@@ -69,18 +94,18 @@ impl Checkpointer {
     }
 
     /// What the checkpoint did, once it is over.
-    pub(crate) fn ended(&mut self) -> Option<Result<Passed, rusqlite::Error>> {
+    pub(crate) fn ended(&mut self) -> Option<Result<Outcome, rusqlite::Error>> {
         if !self.running.as_ref()?.is_finished() {
             return None;
         }
         Some(self.join())
     }
 
-    fn join(&mut self) -> Result<Passed, rusqlite::Error> {
+    fn join(&mut self) -> Result<Outcome, rusqlite::Error> {
         let thread = self.running.take().expect("the caller saw it run");
-        let (connection, passed) = thread.join().expect("a checkpoint does not panic");
+        let (connection, done) = thread.join().expect("a checkpoint does not panic");
         self.idle = connection;
-        passed
+        done
     }
 
     /// Closes the connection that waits for the next checkpoint; for quiet times.
@@ -150,11 +175,7 @@ pub(crate) fn passive(connection: &Connection) -> Result<(u32, u32), rusqlite::E
         .map(|(_, frames, moved)| (frames, moved))
 }
 
-/// Gives the WAL back to the file system: true when it is empty now.
-///
-/// # Errors
-/// What SQLite answers; readers or writers in the way are none.
-pub(crate) fn truncate(connection: &Connection) -> Result<bool, rusqlite::Error> {
+fn truncate(connection: &Connection) -> Result<bool, rusqlite::Error> {
     checkpoint(connection, "PRAGMA wal_checkpoint(TRUNCATE)").map(|(busy, ..)| !busy)
 }
 

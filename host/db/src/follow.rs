@@ -16,6 +16,7 @@ use crate::checkpoint::Checkpointer;
 use crate::frames::{self, Checksum, FRAME_HEADER_BYTES, WAL_HEADER_BYTES, Wrong};
 use crate::index::{self, Index, Seen};
 use crate::lock::{self, LockByte, Mode};
+use crate::pages::Pages;
 use crate::snapshot::Snapshot;
 use crate::trail::{CaptureError, Counters, Drained, LostTrail, Trail};
 use std::io;
@@ -61,8 +62,7 @@ pub(crate) enum Hold {
 /// The transaction being read, when it is longer than one look.
 #[derive(Debug, Default)]
 struct Open {
-    images: Vec<(u32, Option<Box<[u8]>>)>,
-    bytes: usize,
+    pages: Pages,
     frame: u32,
     checksum: Checksum,
 }
@@ -133,6 +133,14 @@ impl Follower {
         };
         follower.restart()?;
         Ok(follower)
+    }
+
+    /// Ends without opening the fence: writers, if they are held, stay out until somebody unlocks
+    /// the byte through the descriptors of the database that comes back.
+    #[must_use]
+    pub fn stop_fenced(mut self) -> Rc<Attached> {
+        self.writers_held = false;
+        self.attached.clone()
     }
 
     /// The database.
@@ -382,7 +390,7 @@ impl Follower {
         changes: &mut Changes,
         frames_max: u32,
     ) -> Result<Drained, Stop> {
-        if self.open.frame < self.trail.frame || self.open.images.is_empty() {
+        if self.open.frame < self.trail.frame || self.open.pages.count() == 0 {
             self.open.frame = self.trail.frame;
             self.open.checksum = self.trail.checksum;
         }
@@ -419,14 +427,14 @@ impl Follower {
     fn take(&mut self, frame: &[u8], target: &Index, changes: &mut Changes) -> Result<(), Stop> {
         let open = &mut self.open;
         let (head, checksum) = frames::check(frame, target.salt, target.big_endian, open.checksum)?;
-        let image = changes.keep(&frame[FRAME_HEADER_BYTES..], open.bytes);
-        open.bytes += image.as_ref().map_or(0, |image| image.len());
-        open.images.push((head.page, image));
+        let image = changes.keep(&frame[FRAME_HEADER_BYTES..], open.pages.bytes());
+        let older = open.pages.put(head.page, image);
+        changes.recycle(older);
         open.frame += 1;
         open.checksum = checksum;
         if head.commit != 0 {
-            changes.commit(open.images.drain(..), head.commit);
-            open.bytes = 0;
+            let frames = u64::from(open.frame - self.trail.frame);
+            changes.commit(frames, open.pages.take(), head.commit);
             self.trail.frame = open.frame;
             self.trail.checksum = checksum;
         }
@@ -559,7 +567,8 @@ impl Drop for Follower {
             Hold::Pin(slot) => slot,
             Hold::Bridge => 0,
         };
-        for byte in [LockByte::read(slot), LockByte::WRITE] {
+        let fence = self.writers_held.then_some(LockByte::WRITE);
+        for byte in [LockByte::read(slot)].into_iter().chain(fence) {
             if let Err(error) = self.lock(byte, Mode::Unlocked) {
                 tracing::warn!(%error, "a lock stays until the database is closed");
             }
@@ -590,3 +599,7 @@ impl From<Wrong> for Stop {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

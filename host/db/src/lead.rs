@@ -7,13 +7,15 @@
 
 use crate::capture::Source;
 use crate::changes::Changes;
-use crate::follow::{CaptureError, Drained, LostTrail};
-use crate::hash::{lock_page, page_hash};
+use crate::hash::page_hash;
 use crate::outlet::Outlet;
 use crate::snapshot::Snapshot;
+use crate::status::{DatabaseStatus, State};
 use crate::table::{GROUP_PAGES, Table};
+use crate::trail::{CaptureError, Drained, LostTrail};
 use crate::wire::{self, GROUPS_MAX, Hashes, Head, Message, Offer, PAGES_BYTES_MAX, Position};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 /// Images of one database that wait for the channel; beyond it only numbers of pages.
@@ -202,6 +204,50 @@ impl Lead {
 
     pub(crate) fn shipped(&self) -> Position {
         self.shipped
+    }
+
+    /// Something is to be shipped or asked, whether or not anybody commits.
+    pub(crate) fn has_work(&self) -> bool {
+        self.shipment.is_some()
+            || matches!(self.attendant, Attendant::Comparing(_))
+            || !self.changes.is_empty()
+    }
+
+    /// A snapshot, what its pages should hash to, and the pages of which that is not known; none
+    /// while a shipment is under way.
+    pub(crate) fn scrub(&mut self) -> Option<(Snapshot, Table, BTreeSet<u32>)> {
+        if self.shipment.is_some() {
+            return None;
+        }
+        let table = self.table.clone()?;
+        let (snapshot, gapless) = self.source.snapshot(&mut self.changes).ok()?;
+        let mut changed: BTreeSet<u32> = self.changes.pages().map(|(number, _)| number).collect();
+        // What grew or was cut is among the changes, or is not yet, or no longer, in the table.
+        changed.extend(table.pages() + 1..=snapshot.pages_total());
+        changed.extend(snapshot.pages_total() + 1..=table.pages());
+        gapless.then_some((snapshot, table, changed))
+    }
+
+    /// What others see.
+    pub(crate) fn describe(&self, now: Instant, status: &mut DatabaseStatus) {
+        status.state = match (&self.attendant, &self.table) {
+            (_, None) => State::Opening,
+            (Attendant::Nobody, Some(_)) => State::Alone,
+            (Attendant::Comparing(_), Some(_)) => State::Shipping,
+            (Attendant::Live, Some(_)) if self.is_live() => State::Leading,
+            (Attendant::Live, Some(_)) => State::Shipping,
+        };
+        status.position = Some(self.head());
+        status.head = status.position;
+        status.behind = self.unacked();
+        let since = self.unacked_since().filter(|_| status.behind != Some(0));
+        let ms = since.map_or(0, |since| now.saturating_duration_since(since).as_millis());
+        status.behind_ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        status.behind_bytes = self.waiting_bytes();
+        status.pages = self.pages();
+        status.page_bytes = self.source.page_bytes();
+        status.wal_bytes = self.source.wal_bytes();
+        status.sum = self.sum().filter(|_| self.changes.is_empty());
     }
 
     pub(crate) fn take_copied(&mut self) -> Option<Copied> {
@@ -580,11 +626,9 @@ impl Pages {
                 *from = end;
                 let mut owned = Vec::with_capacity(part.len() * page_bytes);
                 let mut found = Vec::with_capacity(part.len());
+                let mut image = Vec::new();
                 for number in part {
-                    if number > pages_total {
-                        continue;
-                    }
-                    if let Some(image) = snapshot.page(number)? {
+                    if number <= pages_total && snapshot.page(number, &mut image)? {
                         owned.extend_from_slice(&image);
                         found.push(number);
                     }
@@ -593,15 +637,13 @@ impl Pages {
             }
             Pages::All(snapshot, from) => {
                 let end = pages_total.min(*from + u32::try_from(most).unwrap_or(1) - 1);
-                let lock = lock_page(u32::try_from(page_bytes).unwrap_or(0));
                 let mut owned = Vec::with_capacity(most * page_bytes);
                 let mut found = Vec::with_capacity(most);
-                for number in (*from..=end).filter(|number| *number != lock) {
-                    if let Some(image) = snapshot.page(number)? {
-                        owned.extend_from_slice(&image);
-                        found.push(number);
-                    }
-                }
+                snapshot.for_each(*from..end + 1, |number, image| {
+                    owned.extend_from_slice(image);
+                    found.push(number);
+                    ControlFlow::Continue(())
+                })?;
                 *from = end + 1;
                 Ok(Images { owned, numbers: found, ..none(end >= pages_total) })
             }

@@ -82,7 +82,8 @@ impl Ledger {
     /// Opens the history of a database, or begins one. One that cannot be read counts as none:
     /// then nothing here is provably part of anything, and it is archived before it is overwritten.
     pub(crate) fn open(folder: &Path, database: &Path) -> Result<Ledger, LedgerError> {
-        let name = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(database.as_os_str().as_encoded_bytes()));
+        let name =
+            format!("{:016x}", xxhash_rust::xxh3::xxh3_64(database.as_os_str().as_encoded_bytes()));
         let file = folder.join(format!("{name}.json"));
         let fail = |source| LedgerError { path: file.clone(), source };
         std::fs::create_dir_all(folder).map_err(fail)?;
@@ -120,13 +121,20 @@ impl Ledger {
 
     /// Where a copy with this sum is, as far as it was noted.
     pub(crate) fn position_of(&self, sum: u128) -> Option<Position> {
-        let fits = self.noted.iter().flatten().filter(|noted| noted.sum == sum);
-        fits.map(|noted| noted.position).max_by_key(Position::order)
+        // The one that is current first: an older one may have had the same pages.
+        let slots = [self.current, 1 - self.current];
+        let noted = slots.iter().filter_map(|slot| self.noted[*slot]);
+        noted.filter(|noted| noted.sum == sum).map(|noted| noted.position).next()
     }
 
     /// The newest position that was noted, whatever the pages are.
     pub(crate) fn newest(&self) -> Option<Position> {
         self.noted.iter().flatten().map(|noted| noted.position).max_by_key(Position::order)
+    }
+
+    /// Nothing was ever noted: this database was not part of a pair yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.reigns.is_empty() && self.newest().is_none()
     }
 
     /// Waits for an operator.
@@ -160,8 +168,7 @@ impl Ledger {
     /// # Errors
     /// When it cannot be made durable.
     pub(crate) fn adopt(&mut self, lineage: &[Reign]) -> Result<(), LedgerError> {
-        let reigns =
-            lineage.iter().map(|r| (r.epoch, r.after.epoch, r.after.txid)).collect();
+        let reigns = lineage.iter().map(|r| (r.epoch, r.after.epoch, r.after.txid)).collect();
         self.adopt_reigns(reigns)
     }
 
@@ -179,8 +186,13 @@ impl Ledger {
         let fail = |source| LedgerError { path: self.file.clone(), source };
         let text = serde_json::to_vec_pretty(&known).expect("plain data");
         let temporary = self.file.with_extension("new");
-        let mut file =
-            File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(fail)?;
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(fail)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(fail)?;
         std::fs::rename(&temporary, &self.file).map_err(fail)?;
         let folder = self.file.parent().unwrap_or(Path::new("."));
@@ -238,9 +250,7 @@ impl Ledger {
         };
         match end {
             Some(end) if mine.txid <= end.txid => Kinship::Ancestor,
-            Some(end) => {
-                Kinship::Diverged { common: Some(end), own: Some(mine.txid - end.txid) }
-            }
+            Some(end) => Kinship::Diverged { common: Some(end), own: Some(mine.txid - end.txid) },
             None => {
                 // A reign that the primary never heard of: the last of ours that it knows.
                 let common = self.known.reigns.iter().rev().find_map(|&(_, of, txid)| {
@@ -303,16 +313,8 @@ mod tests {
             (at(5, 3), at(5, 7), Kinship::Ancestor),
             (at(2, 100), at(5, 7), Kinship::Ancestor),
             (at(2, 99), at(5, 0), Kinship::Ancestor),
-            (
-                at(2, 104),
-                at(5, 7),
-                Kinship::Diverged { common: Some(at(2, 100)), own: Some(4) },
-            ),
-            (
-                at(5, 9),
-                at(5, 7),
-                Kinship::Diverged { common: Some(at(5, 7)), own: Some(2) },
-            ),
+            (at(2, 104), at(5, 7), Kinship::Diverged { common: Some(at(2, 100)), own: Some(4) }),
+            (at(5, 9), at(5, 7), Kinship::Diverged { common: Some(at(5, 7)), own: Some(2) }),
             (at(4, 1), at(5, 7), unknown),
         ] {
             ledger.note(mine, 77);
@@ -378,7 +380,7 @@ mod tests {
         let mut ledger = Ledger::open(folder.path(), path).unwrap();
         ledger.reign(2, at(0, 0)).unwrap();
         ledger.note(at(2, 3), 5);
-        ledger.records.write_all_at(&[1], 3).unwrap();
+        ledger.records.write_all_at(&[1], 3 + RECORD_BYTES as u64).unwrap();
         std::fs::write(&ledger.file, "{").unwrap();
         drop(ledger);
         let ledger = Ledger::open(folder.path(), path).unwrap();

@@ -9,37 +9,57 @@
 mod apply;
 mod archive;
 mod attach;
+mod attend;
+mod barrier;
+mod capture;
 mod changes;
 mod checkpoint;
+mod differ;
+mod engine;
 mod fence;
 mod follow;
 mod frames;
 mod hash;
 mod index;
+mod lead;
+mod ledger;
 mod kept;
 mod lock;
+mod outlet;
+mod pages;
 mod rows;
 mod scan;
+mod sites;
 mod snapshot;
+mod status;
 mod table;
 mod tend;
 mod trail;
+mod watch;
+mod wire;
+mod worker;
 
 pub use apply::{
     ApplyError, Checkpoint, CheckpointKind, CreateError, Durability, Owner, Replica, create,
 };
 pub use archive::{ArchiveError, ArchiveLabel, ArchiveNote, Archived, archive};
-pub use attach::{AttachError, Attached};
+pub use attach::{AttachError, Attached, AttachedAsIs};
 pub use changes::Changes;
+pub use differ::Differ;
+pub use engine::{Command, Handle, HoldReply, Options, Pattern, StartError, start};
 pub use fence::{Fence, FenceError};
 pub use follow::Follower;
 #[doc(hidden)]
 pub use follow::Guard;
 pub use hash::{is_page_size, page_hash};
+pub use ledger::{Kinship, LedgerError};
 pub use kept::{KeepError, KeptTable, keep_table, kept_table};
 pub use rows::{Difference, Differences, RowsError, Sample, TableDifference, difference};
 pub use scan::{Scan, ScanError, Scanned};
 pub use snapshot::{Snapshot, lock_page};
+pub use status::{DatabaseCounters, DatabaseStatus, Notice, State};
 pub use table::{GROUP_PAGES, Table};
 pub use tend::CHECKPOINT_FRAMES;
 pub use trail::{CaptureError, Counters, Drained, LostTrail, Trail};
+pub use watch::{WalWatch, WatchId, Woken};
+pub use wire::{DATABASES_MAX, Position};

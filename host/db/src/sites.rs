@@ -26,6 +26,26 @@ pub(crate) fn means(pattern: &str, path: &Path) -> bool {
     }
 }
 
+/// What both nodes call a database: the pattern's name, and the file's where it means many.
+pub(crate) fn name_of(name: &str, pattern: &str, path: &Path) -> String {
+    match path.file_name() {
+        Some(file) if !is_plain(pattern) => format!("{name}/{}", file.to_string_lossy()),
+        _ => name.to_owned(),
+    }
+}
+
+/// Where this node has what the peer calls so; none where the pattern does not mean it.
+pub(crate) fn path_of(name: &str, pattern: &str, called: &str) -> Option<PathBuf> {
+    let pattern_path = Path::new(pattern);
+    if is_plain(pattern) {
+        return (name == called).then(|| pattern_path.to_owned());
+    }
+    let file = called.strip_prefix(name)?.strip_prefix('/')?;
+    let one = !file.is_empty() && !file.contains(['/', '\0']) && file != "." && file != "..";
+    let path = pattern_path.parent()?.join(file);
+    (one && means(pattern, &path)).then_some(path)
+}
+
 /// Whether a pattern means one path only.
 pub(crate) fn is_plain(pattern: &str) -> bool {
     !pattern.contains(['*', '?'])
@@ -100,6 +120,23 @@ mod tests {
             ("/d/*.db", "/e/a.db", false),
         ] {
             assert_eq!(means(pattern, Path::new(path)), expect, "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn a_name_leads_to_this_nodes_file_and_nowhere_else() {
+        let path = |name: &str, pattern: &str, called: &str| {
+            path_of(name, pattern, called).map(|path| path.display().to_string())
+        };
+        let called = name_of("calls", "/a/*.db", Path::new("/a/x.db"));
+        assert_eq!(called, "calls/x.db");
+        assert_eq!(path("calls", "/b/*.db", &called).as_deref(), Some("/b/x.db"));
+        assert_eq!(path("one", "/b/one.db", "one").as_deref(), Some("/b/one.db"));
+        assert_eq!(name_of("one", "/b/one.db", Path::new("/b/one.db")), "one");
+        for bad in
+            ["calls", "calls/", "calls/..", "calls/../x.db", "calls/e/x.db", "calls/x.db-wal", "x"]
+        {
+            assert_eq!(path("calls", "/b/*.db", bad), None, "{bad}");
         }
     }
 

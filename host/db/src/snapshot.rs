@@ -41,7 +41,7 @@ pub struct Snapshot {
     salt: [u8; 8],
     /// The frame of each page whose image is not in the database file.
     overlay: HashMap<u32, u32>,
-    files: Arc<Files>,
+    pub(crate) files: Arc<Files>,
 }
 
 impl Snapshot {
@@ -206,7 +206,7 @@ impl Snapshot {
         log.wal.read_exact_at(buffer, at).map_err(|source| self.failed(source))
     }
 
-    fn failed(&self, source: io::Error) -> CaptureError {
+    pub(crate) fn failed(&self, source: io::Error) -> CaptureError {
         CaptureError::File { path: self.path.clone(), source }
     }
 }

@@ -5,7 +5,7 @@
 //! never leave a gap are held for the last few frames.
 
 use crate::changes::Changes;
-use crate::checkpoint;
+use crate::checkpoint::{self, Order, Outcome};
 use crate::follow::{Follower, Hold};
 use crate::index::Seen;
 use crate::lock::{self, LockByte};
@@ -34,8 +34,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const CHECKPOINT_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two looks at which files the paths lead to.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
-/// Frames drained in one look.
-const DRAIN_FRAMES_MAX: u32 = 4096;
+/// Bytes of pages drained in one look: some milliseconds.
+const DRAIN_BYTES_MAX: u32 = 4 << 20;
 
 const _: () = assert!(UNPIN_FRAMES_MIN < CHECKPOINT_FRAMES && HELD_FRAMES_MAX < CHECKPOINT_FRAMES);
 
@@ -82,8 +82,8 @@ impl Follower {
                 return Ok(self.lose_for(LostTrail::Replaced, changes));
             }
         }
-        let drained = self.drain(changes, DRAIN_FRAMES_MAX)?;
-        if matches!(drained, Drained::Lost(_) | Drained::More) {
+        let drained = self.drain(changes, DRAIN_BYTES_MAX / self.attached.page_bytes())?;
+        if matches!(drained, Drained::Lost(_)) {
             self.pace.due = Some(now + LOOK_INTERVAL);
             return Ok(drained);
         }
@@ -106,7 +106,7 @@ impl Follower {
             self.checkpointer.trim();
             changes.trim();
         }
-        self.pace.due = Some(self.due_after(now));
+        self.pace.due = Some(if drained == Drained::More { now } else { self.due_after(now) });
         Ok(drained)
     }
 
@@ -154,17 +154,18 @@ impl Follower {
         let remaining = index.frames.saturating_sub(seen.backfilled);
         let small = remaining <= HELD_FRAMES_MAX;
         let force = grown >= CHECKPOINT_FRAMES && small && (passed || remaining == 0);
-        if force && !self.writers_held && !self.checkpointer.is_running() {
+        // Who holds writers for another reason must find them held.
+        if force
+            && drained != Drained::More
+            && !self.writers_held
+            && !self.checkpointer.is_running()
+        {
             return self.finish_under_lock(now, changes, drained);
         }
         let due = grown >= CHECKPOINT_FRAMES || (quiet && remaining > 0);
         if due && !self.checkpointer.is_running() && now >= self.pace.checkpoint_after {
             self.counters.checkpoints += 1;
-            if let Err(error) = self.checkpointer.begin(HELD_FRAMES_MAX / 2) {
-                let path = self.attached.path().display();
-                tracing::warn!(%path, %error, "no thread for a checkpoint");
-                self.pace.checkpoint_after = now + CHECKPOINT_PAUSE_STUCK;
-            }
+            self.order(now, Order::Passive { remaining_max: HELD_FRAMES_MAX / 2 });
         }
         Ok(drained)
     }
@@ -181,7 +182,11 @@ impl Follower {
     fn checkpoint_ended(&mut self, now: Instant) -> bool {
         match self.checkpointer.ended() {
             None => false,
-            Some(Ok(passed)) => {
+            Some(Ok(Outcome::Truncated(done))) => {
+                self.counters.truncated += u64::from(done);
+                false
+            }
+            Some(Ok(Outcome::Passed(passed))) => {
                 let stuck = passed.remaining > HELD_FRAMES_MAX && !passed.moved;
                 let pause = if stuck { CHECKPOINT_PAUSE_STUCK } else { CHECKPOINT_PAUSE };
                 self.pace.checkpoint_after = now + pause;
@@ -213,6 +218,7 @@ impl Follower {
         drained: Drained,
     ) -> Result<Drained, CaptureError> {
         if !self.hold_writers(HOLD_WAIT)? {
+            self.pace.checkpoint_after = now + CHECKPOINT_PAUSE;
             return Ok(drained);
         }
         let began = Instant::now();
@@ -227,7 +233,7 @@ impl Follower {
     }
 
     fn finish(&mut self, changes: &mut Changes) -> Result<Drained, CaptureError> {
-        let drained = self.drain(changes, DRAIN_FRAMES_MAX)?;
+        let drained = self.drain(changes, DRAIN_BYTES_MAX / self.attached.page_bytes())?;
         if matches!(drained, Drained::Lost(_) | Drained::More) || self.let_go()? {
             return Ok(drained);
         }
@@ -245,28 +251,31 @@ impl Follower {
     }
 
     fn tend_bridged(&mut self, now: Instant, seen: Seen) -> Result<(), CaptureError> {
+        self.checkpoint_ended(now);
         let Some(index) = seen.index else { return Ok(()) };
         if seen.backfilled != index.frames {
             // Every slot was taken when these frames came.
             self.pin()?;
             return Ok(());
         }
-        if self.writers_held || !self.is_quiet(now) || now < self.pace.truncate_after {
+        let busy = self.writers_held || self.checkpointer.is_running();
+        if busy || !self.is_quiet(now) || now < self.pace.truncate_after {
             return Ok(());
         }
         self.pace.truncate_after = now + QUIET;
         let bytes = self.attached.wal().metadata().map_err(|source| self.failed(source))?.len();
         if bytes > WAL_BYTES_MAX {
-            match checkpoint::truncate(self.attached.keeper()) {
-                Ok(true) => self.counters.truncated += 1,
-                Ok(false) => {}
-                Err(error) => {
-                    let path = self.attached.path().display();
-                    tracing::debug!(%path, %error, "the WAL cannot be truncated now");
-                }
-            }
+            self.order(now, Order::Truncate);
         }
         Ok(())
+    }
+
+    fn order(&mut self, now: Instant, order: Order) {
+        if let Err(error) = self.checkpointer.begin(order) {
+            let path = self.attached.path().display();
+            tracing::warn!(%path, %error, "no thread for a checkpoint");
+            self.pace.checkpoint_after = now + FILES_INTERVAL;
+        }
     }
 
     /// Bytes of the WAL file, those of finished generations included.

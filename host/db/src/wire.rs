@@ -17,8 +17,8 @@ pub(crate) const SUMS_MAX: usize = 32 * 1024;
 pub(crate) const GROUPS_MAX: usize = 128;
 /// Databases that a node replicates, at most.
 pub const DATABASES_MAX: usize = 1_024;
-/// Bytes of a path, at most.
-pub(crate) const PATH_BYTES_MAX: usize = 1_024;
+/// Bytes of a name, at most: a path may be one.
+pub(crate) const NAME_BYTES_MAX: usize = 1_024;
 /// Reigns that a lineage remembers.
 pub(crate) const REIGNS_MAX: usize = 64;
 
@@ -59,8 +59,9 @@ pub(crate) struct Entry {
     /// For this connection only.
     #[n(0)]
     pub id: u32,
+    /// The same on both nodes, wherever its file is.
     #[n(1)]
-    pub path: String,
+    pub name: String,
     #[n(2)]
     pub page_bytes: u32,
     /// Owner, group and mode of the file.
@@ -185,9 +186,17 @@ impl Head {
 pub(crate) enum Frame<'a> {
     Message(Message),
     /// Sums of groups of the standby's copy, from this group on.
-    Sums { id: u32, first: u32, sums: Hashes<'a> },
+    Sums {
+        id: u32,
+        first: u32,
+        sums: Hashes<'a>,
+    },
     /// Hashes of the pages of one group.
-    Hashes { id: u32, group: u32, hashes: Hashes<'a> },
+    Hashes {
+        id: u32,
+        group: u32,
+        hashes: Hashes<'a>,
+    },
     Pages(Head, Pages<'a>),
 }
 
@@ -308,8 +317,8 @@ fn check(message: &Message) -> Result<(), WireError> {
                 if !(512..=65_536).contains(&size) || !size.is_power_of_two() {
                     return Err(WireError("a page size that SQLite does not know"));
                 }
-                if entry.path.len() > PATH_BYTES_MAX || entry.lineage.len() > REIGNS_MAX {
-                    return Err(WireError("a path or lineage over its limit"));
+                if entry.name.len() > NAME_BYTES_MAX || entry.lineage.len() > REIGNS_MAX {
+                    return Err(WireError("a name or lineage over its limit"));
                 }
             }
             Ok(())
@@ -317,7 +326,7 @@ fn check(message: &Message) -> Result<(), WireError> {
         Message::Want(_, groups) if groups.len() > GROUPS_MAX => {
             Err(WireError("too many groups are asked for"))
         }
-        Message::Refuse(_, text) if text.len() > PATH_BYTES_MAX * 2 => {
+        Message::Refuse(_, text) if text.len() > NAME_BYTES_MAX * 2 => {
             Err(WireError("a reason over its limit"))
         }
         Message::Gone(_)
@@ -358,11 +367,8 @@ mod tests {
         let said = Message::Offer(Offer { id: 1, pages: 2, groups: 1 });
         let Ok(Frame::Message(read)) = decode(&message(&said)) else { panic!("no message") };
         assert_eq!(read, said);
-        let Ok(Frame::Sums { id, first, sums }) = decode(&sums(3, 4, [1, 2].into_iter()))
-            .map(|frame| frame)
-        else {
-            panic!("no sums")
-        };
+        let told = sums(3, 4, [1, 2].into_iter());
+        let Ok(Frame::Sums { id, first, sums }) = decode(&told) else { panic!("no sums") };
         assert_eq!((id, first, sums.iter().collect::<Vec<_>>()), (3, 4, vec![1, 2]));
     }
 
@@ -370,7 +376,7 @@ mod tests {
     fn nonsense_is_refused_and_never_panics() {
         let entry = Entry {
             id: 0,
-            path: "/a".into(),
+            name: "/a".into(),
             page_bytes: 513,
             owner: (0, 0, 0),
             lineage: vec![],
@@ -385,7 +391,7 @@ mod tests {
             message(&Message::Roster(1, vec![entry.clone()])),
             message(&Message::Roster(
                 1,
-                vec![Entry { page_bytes: 512, path: "x".repeat(2_000), ..entry }],
+                vec![Entry { page_bytes: 512, name: "x".repeat(2_000), ..entry }],
             )),
             message(&Message::Want(1, vec![0; GROUPS_MAX + 1])),
             message(&Message::Refuse(1, "x".repeat(10_000))),

@@ -51,6 +51,15 @@ counters! {
     RegisterLost = "register swaps lost", WithArbiter;
     RegisterCreated = "registers created", WithArbiter;
     ReplyLost = "arbiter replies lost after the write", WithArbiter;
+    DrainDone = "drains done", Always;
+    DrainFailed = "drains failed", Always;
+    DrainAbandoned = "drains abandoned", Always;
+    HandedWithout = "stops that handed over without data", Always;
+    Acked = "transactions acknowledged", Always;
+    DegradedByEcho = "degradations known to the peer", Always;
+    DegradedByRegister = "degradations known to the register alone", WithArbiter;
+    CaughtUp = "peers that caught up", Always;
+    StaleRefused = "takeovers refused because stale", Always;
     Excused = "overlaps that no guarantee covers", WithoutArbiter;
 }
 
@@ -80,13 +89,17 @@ pub enum Rule {
     Liveness,
     /// Loss and short stalls never move the service.
     NoNeedless,
+    /// A planned handover loses nothing.
+    Planned,
+    /// What was acknowledged is where a node takes over by itself.
+    Acknowledged,
     /// The core's own assertions.
     Core,
 }
 
 impl Rule {
     /// All of them, by index.
-    pub const ALL: [Rule; 12] = [
+    pub const ALL: [Rule; 14] = [
         Rule::G1,
         Rule::G2,
         Rule::G3,
@@ -98,6 +111,8 @@ impl Rule {
         Rule::A3,
         Rule::Liveness,
         Rule::NoNeedless,
+        Rule::Planned,
+        Rule::Acknowledged,
         Rule::Core,
     ];
 
@@ -116,6 +131,8 @@ impl Rule {
             Rule::A3 => "A3 service without the arbiter",
             Rule::Liveness => "liveness",
             Rule::NoNeedless => "no needless failover",
+            Rule::Planned => "planned moves lose nothing",
+            Rule::Acknowledged => "acknowledged is kept",
             Rule::Core => "assertions of the core",
         }
     }
@@ -128,6 +145,8 @@ impl Rule {
             | Rule::G6
             | Rule::Liveness
             | Rule::NoNeedless
+            | Rule::Planned
+            | Rule::Acknowledged
             | Rule::Core => When::Always,
             Rule::G3 | Rule::G4 => When::WithoutArbiter,
             Rule::A1 | Rule::A2 | Rule::A3 => When::WithArbiter,

@@ -12,10 +12,15 @@ pub const HISTORY_MS: u64 = 60_000;
 /// Faults of a history.
 pub const FAULTS_MIN: u64 = 5;
 const FAULTS_MAX: u64 = 16;
+/// Histories with data, of a thousand.
+const DATA_PERMILLE: u64 = 600;
+/// Themes of data in a history.
+const DATA_THEMES_MAX: u64 = 4;
 /// The pair forms and settles before anything breaks, in most histories.
 const SETTLED_MS: u64 = 2_500;
 
 const PURPOSE_PLAN: u64 = 1;
+const PURPOSE_DATA: u64 = 3;
 
 /// The history of a seed.
 #[must_use]
@@ -29,8 +34,15 @@ pub fn draw(pair: &Pair, seed: u64) -> History {
     let premise = premise(&mut dice, arbiter);
     let weather = weather(&mut dice, pair, premise);
     let mut draw = Draw { dice, pair, premise, arbiter, weather };
-    let faults = draw.faults();
+    let mut faults = draw.faults();
     let ending = draw.ending(&faults);
+    // Dice of its own: with or without data, the rest of a history is the same.
+    draw.dice = Dice::new(seed, PURPOSE_DATA);
+    draw.weather.data = weather.old.is_none() && draw.dice.chance(DATA_PERMILLE);
+    if draw.weather.data {
+        draw.data_faults(&mut faults);
+    }
+    let weather = draw.weather;
     History { seed, premise, arbiter, weather, faults, until_ms: HISTORY_MS, ending }
 }
 
@@ -83,6 +95,7 @@ fn weather(dice: &mut Dice, pair: &Pair, premise: Premise) -> Weather {
             _ => Licensing::Off,
         },
         old: dice.chance(150).then(|| side(dice)),
+        data: false,
     }
 }
 
@@ -220,7 +233,7 @@ impl Draw<'_> {
     fn hard_fault(&mut self) -> Fault {
         let node = side(&mut self.dice);
         let ms = self.span();
-        let effect = *self.dice.pick(&EffectKind::ALL);
+        let effect = *self.dice.pick(&EffectKind::ALL[..EffectKind::WITHOUT_DATA]);
         let point = if self.dice.roll(2) == 0 { Point::Before } else { Point::After };
         match self.dice.roll(if self.arbiter { 41 } else { 34 }) {
             0 | 1 => Fault::Kill { node, down_ms: ms },
@@ -264,7 +277,12 @@ impl Draw<'_> {
         let ms = self.lease_ms() * 3;
         let moves = self.dice.chance(500);
         Some(match effect {
-            EffectKind::Send | EffectKind::Renew | EffectKind::Note => return None,
+            EffectKind::Send
+            | EffectKind::Renew
+            | EffectKind::Note
+            | EffectKind::Drain
+            | EffectKind::Undrain
+            | EffectKind::Degraded => return None,
             EffectKind::Exit => Fault::Order { node, order: Order::Stop },
             EffectKind::OrderDone | EffectKind::Release => {
                 Fault::Order { node, order: Order::Switchover }
@@ -283,6 +301,77 @@ impl Draw<'_> {
             | EffectKind::Probe
             | EffectKind::Ask => Fault::Kill { node: node.other(), down_ms: ms },
         })
+    }
+
+    /// What goes wrong with data: a lag, a handover that cannot be shipped, a stop at one of the
+    /// effects that only data has; and what makes each of them matter.
+    fn data_faults(&mut self, faults: &mut Vec<Timed>) {
+        for _ in 0..self.dice.between(1, DATA_THEMES_MAX) {
+            let mut at_us = self.dice.between(SETTLED_MS, HISTORY_MS - 8_000) * 1_000;
+            for fault in self.data_theme() {
+                faults.push(Timed { at_us, fault });
+                at_us += self.dice.between(1_000, *self.dice.clone().pick(&[40_000, 900_000]));
+            }
+        }
+        faults.sort_by_key(|timed| timed.at_us);
+    }
+
+    fn data_theme(&mut self) -> Vec<Fault> {
+        let (node, lease) = (side(&mut self.dice), self.lease_ms());
+        let ms = lease * self.dice.between(1, 20);
+        let lag = Fault::Lag { node, ms };
+        if self.premise == Premise::Calm {
+            return vec![lag];
+        }
+        let order = |node, order| Fault::Order { node, order };
+        let moves = order(node, Order::Switchover);
+        let undrainable = Fault::Undrainable { node, ms };
+        let down_ms = lease * self.dice.between(1, 6);
+        let kill = |node| Fault::Kill { node, down_ms };
+        let cut = if self.premise == Premise::Parted { Fault::Part { ms } } else { self.cut(ms) };
+        match self.dice.roll(14) {
+            0 => vec![self.stop_at(node, EffectKind::Drain), moves],
+            1 => vec![undrainable, self.stop_at(node, EffectKind::Undrain), moves],
+            2 => vec![self.stop_at(node, EffectKind::Degraded), lag],
+            3 => vec![lag, kill(node), kill(node.other())],
+            4 => vec![lag, Fault::PowerCut { node: node.other(), down_ms }, kill(node)],
+            5 => vec![undrainable, order(node, Order::Stop)],
+            6 => vec![cut, lag, kill(node)],
+            7 => vec![lag, moves],
+            8 => vec![moves, cut, kill(node.other())],
+            9 => vec![kill(node.other()), kill(node), moves],
+            // The peer returns when nobody is there to tell it what it lacks.
+            10 => {
+                let (other, down_ms) = (node.other(), lease * self.dice.between(5, 12));
+                let policy = Fault::Policy { node: other, mode: PolicyMode::Nonsense, ms: 15_000 };
+                let gone = Fault::Kill { node, down_ms: down_ms * 4 };
+                vec![Fault::PowerCut { node: other, down_ms }, lag, policy, gone]
+            }
+            // Nor does it know it any more, unless its disk does.
+            11 | 12 => {
+                let (other, ms) = (node.other(), 30_000);
+                let policy = Fault::Policy { node: other, mode: PolicyMode::Nonsense, ms };
+                let disk = Fault::Disk { node: other, mode: DiskMode::Fails, ms: down_ms };
+                let gone = Fault::Kill { node, down_ms: 25_000 };
+                let late = Fault::Kill { node: other, down_ms };
+                if self.dice.chance(500) {
+                    vec![disk, lag, gone, late, policy]
+                } else {
+                    vec![lag, gone, late, policy]
+                }
+            }
+            _ => vec![moves, order(node.other(), Order::Switchover), kill(node)],
+        }
+    }
+
+    fn stop_at(&mut self, node: Side, effect: EffectKind) -> Fault {
+        let (ms, kills) = (self.span(), self.dice.chance(500));
+        let point = if self.dice.chance(500) { Point::Before } else { Point::After };
+        if kills {
+            Fault::KillAt { node, effect, point, down_ms: ms }
+        } else {
+            Fault::FreezeAt { node, effect, point, ms }
+        }
     }
 
     /// What may be cut depends on the premise; an arbiter allows everything.

@@ -40,11 +40,17 @@ pub enum EffectKind {
     OrderDone,
     /// A line for the journal.
     Note,
+    /// The data plane is to ship everything for a handover.
+    Drain,
+    /// A handover was not taken.
+    Undrain,
+    /// The data plane may acknowledge without the peer, or no more.
+    Degraded,
 }
 
 impl EffectKind {
     /// All of them.
-    pub const ALL: [EffectKind; 12] = [
+    pub const ALL: [EffectKind; 15] = [
         EffectKind::Send,
         EffectKind::Persist,
         EffectKind::Claim,
@@ -57,7 +63,12 @@ impl EffectKind {
         EffectKind::Exit,
         EffectKind::OrderDone,
         EffectKind::Note,
+        EffectKind::Drain,
+        EffectKind::Undrain,
+        EffectKind::Degraded,
     ];
+    /// How many of them, from the first, happen without data.
+    pub(crate) const WITHOUT_DATA: usize = 12;
 
     /// Its name in scenario files.
     #[must_use]
@@ -75,6 +86,9 @@ impl EffectKind {
             EffectKind::Exit => "exit",
             EffectKind::OrderDone => "order-done",
             EffectKind::Note => "note",
+            EffectKind::Drain => "drain",
+            EffectKind::Undrain => "undrain",
+            EffectKind::Degraded => "degraded",
         }
     }
 }
@@ -150,7 +164,11 @@ pub enum Fault {
     Stranger { ms: u64 },
     /// Somebody orders something; a node that stopped is started again after 1.5 s.
     Order { node: Side, order: Order },
-    /// Whether the peer has every acknowledged write changes, as seen here.
+    /// What this node writes does not reach its peer for a while.
+    Lag { node: Side, ms: u64 },
+    /// The data plane of this node gives handovers up.
+    Undrainable { node: Side, ms: u64 },
+    /// What this node writes does not reach its peer, until it does again.
     Synced { node: Side, synced: bool },
     /// The arbiter does not reach this node.
     ArbiterAway { node: Side, ms: u64 },
@@ -165,7 +183,7 @@ pub enum Fault {
 }
 
 /// Kinds of [`Fault`], for coverage.
-pub(crate) const FAULT_KINDS: [&str; 26] = [
+pub(crate) const FAULT_KINDS: [&str; 28] = [
     "kill",
     "power-cut",
     "kill-at",
@@ -186,6 +204,8 @@ pub(crate) const FAULT_KINDS: [&str; 26] = [
     "lan",
     "stranger",
     "order",
+    "lag",
+    "undrainable",
     "synced",
     "arbiter-away",
     "arbiter-down",
@@ -218,12 +238,14 @@ impl Fault {
             Fault::Lan { .. } => 17,
             Fault::Stranger { .. } => 18,
             Fault::Order { .. } => 19,
-            Fault::Synced { .. } => 20,
-            Fault::ArbiterAway { .. } => 21,
-            Fault::ArbiterDown { .. } => 22,
-            Fault::ArbiterSlow { .. } => 23,
-            Fault::RepliesLost { .. } => 24,
-            Fault::Wiped => 25,
+            Fault::Lag { .. } => 20,
+            Fault::Undrainable { .. } => 21,
+            Fault::Synced { .. } => 22,
+            Fault::ArbiterAway { .. } => 23,
+            Fault::ArbiterDown { .. } => 24,
+            Fault::ArbiterSlow { .. } => 25,
+            Fault::RepliesLost { .. } => 26,
+            Fault::Wiped => 27,
         }
     }
 
@@ -247,6 +269,8 @@ impl Fault {
             | Fault::References { ms, .. }
             | Fault::Services { ms, .. }
             | Fault::Lan { ms, .. }
+            | Fault::Lag { ms, .. }
+            | Fault::Undrainable { ms, .. }
             | Fault::Part { ms }
             | Fault::Stranger { ms }
             | Fault::ArbiterAway { ms, .. }
@@ -310,6 +334,8 @@ impl fmt::Display for Fault {
             | Fault::Flush { node, ms }
             | Fault::References { node, ms }
             | Fault::Services { node, ms }
+            | Fault::Lag { node, ms }
+            | Fault::Undrainable { node, ms }
             | Fault::ArbiterAway { node, ms }
             | Fault::RepliesLost { node, ms } => {
                 write!(f, "{name} {} for {ms}", seat_name(node))

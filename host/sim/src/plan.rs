@@ -124,6 +124,8 @@ pub struct Weather {
     pub licensing: Licensing,
     /// This node is of the version before: it does not know the newest fields of a beat.
     pub old: Option<Side>,
+    /// Both nodes keep data that commits synchronously; a node of the version before has none.
+    pub data: bool,
 }
 
 /// A fault and its moment.

@@ -89,6 +89,7 @@ pub fn write(plan: &History, comment: &str) -> String {
         Licensing::Ends => "end",
     };
     let _ = writeln!(text, "licenses {licenses}");
+    let _ = writeln!(text, "data {}", if w.data { "yes" } else { "no" });
     if let Some(old) = w.old {
         let _ = writeln!(text, "old-version {}", seat_name(old));
     }
@@ -120,6 +121,7 @@ pub fn read(text: &str) -> Result<History, ScenarioError> {
         arbiter_us: 2_000,
         licensing: Licensing::Off,
         old: None,
+        data: false,
     };
     let mut plan = History {
         seed: 1,
@@ -163,6 +165,7 @@ fn take(plan: &mut History, words: &[&str]) -> Result<(), String> {
                 [("off", Licensing::Off), ("valid", Licensing::Valid), ("end", Licensing::Ends)];
             plan.weather.licensing = words.one_of(&cases)?;
         }
+        "data" => plan.weather.data = words.one_of(&[("yes", true), ("no", false)])?,
         "old-version" => plan.weather.old = Some(words.seat()?),
         "at" => {
             let at_us = words.moment()?;
@@ -249,6 +252,8 @@ fn fault(words: &mut Words<'_>) -> Result<Fault, String> {
         }
         "stranger" => Fault::Stranger { ms: words.after("for")? },
         "order" => order(words)?,
+        "lag" => Fault::Lag { node: words.seat()?, ms: words.after("for")? },
+        "undrainable" => Fault::Undrainable { node: words.seat()?, ms: words.after("for")? },
         "synced" => {
             let node = words.seat()?;
             Fault::Synced { node, synced: words.one_of(&[("yes", true), ("no", false)])? }

@@ -108,6 +108,7 @@ impl Shrinker {
             crate::Weather { licensing: Licensing::Off, ..weather },
             crate::Weather { ppm: [0, 0], ..weather },
             crate::Weather { jitter_us: 0, ..weather },
+            crate::Weather { data: false, ..weather },
             crate::Weather { links: 1, ..weather },
         ];
         for weather in calm {

@@ -12,7 +12,7 @@ use staffetta_core::{
 };
 use staffetta_sdk::failover::{self, Arbiter, Link, Question, Seat, Situation, Vip};
 use staffetta_sdk::split_brain;
-use staffetta_sdk::{Check, Fact, Health, Node, Standing as License, Target, Value};
+use staffetta_sdk::{Check, Data, Fact, Health, Node, Standing as License, Target, Value};
 
 /// What the configuration knows about the pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct Word {
     pub checks: Vec<Check>,
     /// References, aged to the moment of the word.
     pub targets: Vec<Target>,
+    /// Databases and trees, as the node holds them, aged to the moment of the word.
+    pub data: Vec<Data>,
     /// How its license stands.
     pub license: License,
     /// How long it has been in its role, ms; of the peer only.
@@ -162,7 +164,7 @@ fn me(site: &Site, core: &Observation, word: Word) -> Node {
         services: word.services,
         checks: word.checks,
         targets: word.targets,
-        data: Vec::new(),
+        data: word.data,
         license: word.license,
         stall_max: ms(core.stall_max),
         facts: vec![Fact {
@@ -185,6 +187,12 @@ fn peer(site: &Site, view: &PeerView, word: Option<(Word, Span)>) -> Node {
     for target in &mut word.targets {
         target.age = target.age.saturating_add(age);
     }
+    for data in &mut word.data {
+        data.age = data.age.saturating_add(age);
+        if data.behind_items > 0 {
+            data.behind = data.behind.saturating_add(age);
+        }
+    }
     Node {
         name: site.peer.name.clone(),
         site: site.peer.site.clone(),
@@ -198,7 +206,7 @@ fn peer(site: &Site, view: &PeerView, word: Option<(Word, Span)>) -> Node {
         services: word.services,
         checks: word.checks,
         targets: word.targets,
-        data: Vec::new(),
+        data: word.data,
         license: word.license,
         stall_max: word.stall_max_ms,
         facts: Vec::new(),

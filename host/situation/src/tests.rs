@@ -40,3 +40,33 @@ fn silence_is_the_cores_finding_and_answers_are_per_address() {
     assert_eq!(said(Answerer::Peer, &stranger), failover::Answerer::Stranger);
     assert_eq!(said(Answerer::Peer, &[]), failover::Answerer::Peer);
 }
+
+fn node_view() -> PeerView {
+    PeerView {
+        role: PeerRole::Standby,
+        epoch: Epoch(4),
+        age: Span::ms(30),
+        echoed: None,
+        eligible: true,
+        maintenance: false,
+    }
+}
+
+#[test]
+fn data_of_both_nodes_is_passed_on_and_the_peers_ages() {
+    let named = |name: &str| Named { name: name.into(), site: String::new(), preferred: false };
+    let site = Site { side: Side::A, me: named("na"), peer: named("nb"), vips: Vec::new() };
+    let data = |name: &str, behind_items| Data {
+        name: name.into(),
+        seq: 7,
+        behind_items,
+        behind: if behind_items > 0 { 100 } else { 0 },
+        age: 5,
+        ..Data::default()
+    };
+    let word = Word { data: vec![data("cdr", 3), data("config", 0)], ..Word::default() };
+    let told = peer(&site, &node_view(), Some((word, Span::ms(40)))).data;
+    assert_eq!(told[0], Data { behind: 140, age: 45, ..data("cdr", 3) });
+    assert_eq!(told[1], Data { age: 45, ..data("config", 0) });
+    assert_eq!(peer(&site, &node_view(), None).data, []);
+}

@@ -31,7 +31,7 @@ pub(crate) fn review(situation: &Situation, peer: &Node, given: &Given<Settings>
         }
     };
     let name = &peer.name;
-    if let Some(why) = no_taker(situation, peer) {
+    if let Some(why) = no_taker(situation, peer, &given.settings) {
         return hold(format!("{name} is preferred, but {why}")).recheck_ms(CONDITION_RECHECK_MS);
     }
     let rest_ms = hold_ms.saturating_sub(peer.in_role);

@@ -10,7 +10,7 @@ use staffetta_sdk::failover::{
     Answerer, Arbiter, Outcome, Policy, Question, References, Seat, Situation, Verdict,
     ask_operator, go_on_alone, hand_over, hold, step_down, take_over,
 };
-use staffetta_sdk::{Given, Health, Node, Role, failover_policy};
+use staffetta_sdk::{Copied, Data, DataKind, Given, Health, Node, Role, failover_policy};
 
 pub use settings::{Failback, Settings};
 
@@ -40,7 +40,7 @@ impl Policy for Builtin {
             Question::PeerSilent => peer_silent(situation, &given.settings),
             Question::GoOnAlone => lease_runs_out(situation, &given.settings),
             Question::Review => review(situation, given),
-            Question::Switchover => switchover(situation),
+            Question::Switchover => switchover(situation, &given.settings),
             Question::Other(name) => hold(format!("the question {name} is not known here")),
         })
     }
@@ -57,7 +57,8 @@ fn start(situation: &Situation, settings: &Settings) -> Verdict {
         return ask_operator("this node is in maintenance: it does not start alone");
     }
     let arbitrated = situation.arbiter.as_ref().is_some_and(vouches);
-    if me.flag("host.was-primary") != Some(true) && !arbitrated {
+    let was_primary = me.flag("host.was-primary") == Some(true);
+    if !was_primary && !arbitrated {
         return ask_operator(
             "this node was not primary last, and its peer does not answer: the peer may have newer \
              data. Start it with `staffetta start --alone` if the peer is gone",
@@ -65,6 +66,10 @@ fn start(situation: &Situation, settings: &Settings) -> Verdict {
     }
     if let Some(obstacle) = own_obstacle(situation, settings) {
         return obstacle;
+    }
+    // Whoever was primary last has the newest data; there was nobody to compare it with.
+    if let Some(why) = lagging(me, settings).filter(|_| !was_primary) {
+        return ask_operator(why);
     }
     if situation.answers(Answerer::Stranger) {
         return ask_operator("a machine that is not of this pair answers on the service address")
@@ -105,6 +110,10 @@ fn peer_silent(situation: &Situation, settings: &Settings) -> Verdict {
     }
     if let Some(obstacle) = own_obstacle(situation, settings) {
         return obstacle;
+    }
+    if let Some(why) = lagging(me, settings) {
+        // The peer is gone: what is missing does not arrive by waiting.
+        return ask_operator(why);
     }
     let strangers = situation.answers(Answerer::Stranger);
     let verdict = evidence(situation, take_over("the peer is silent on every link"));
@@ -170,6 +179,32 @@ fn own_obstacle(situation: &Situation, settings: &Settings) -> Option<Verdict> {
     }
 }
 
+/// The first database of a node that should not be served as it is.
+fn lagging(node: &Node, settings: &Settings) -> Option<String> {
+    let mut databases = node.data.iter().filter(|data| data.kind == DataKind::Database);
+    databases.find_map(|data| too_old(node, data, settings))
+}
+
+fn too_old(node: &Node, data: &Data, settings: &Settings) -> Option<String> {
+    let (name, owner) = (&data.name, &node.name);
+    match data.copy {
+        Copied::Aligned => None,
+        Copied::Diverged => Some(format!(
+            "the database {name} of {owner} has changes of its own: see `staffetta db status`"
+        )),
+        Copied::Unknown => Some(format!("how old the database {name} of {owner} is, is not known")),
+        Copied::Behind if settings.lag_items_max.is_some_and(|max| data.behind_items > max) => {
+            let missing = data.behind_items;
+            Some(format!("the database {name} of {owner} lacks {missing} changes"))
+        }
+        Copied::Behind if settings.lag_ms_max.is_some_and(|max| data.behind > max) => {
+            let behind_ms = data.behind;
+            Some(format!("the database {name} of {owner} is {behind_ms} ms behind"))
+        }
+        Copied::Behind => None,
+    }
+}
+
 /// The names of the checks that failed.
 fn failed_checks(node: &Node) -> String {
     let failed = node.checks.iter().filter(|check| check.health == Health::Failed);
@@ -221,7 +256,7 @@ fn review(situation: &Situation, given: &Given<Settings>) -> Verdict {
     let Some(trouble) = trouble(me, &given.settings) else {
         return failback::review(situation, peer, given);
     };
-    if let Some(why) = no_taker(situation, peer) {
+    if let Some(why) = no_taker(situation, peer, &given.settings) {
         return hold(format!("{trouble}, but the peer cannot take over: {why}"))
             .recheck_ms(CONDITION_RECHECK_MS);
     }
@@ -246,7 +281,7 @@ fn trouble(node: &Node, settings: &Settings) -> Option<String> {
 }
 
 /// Why a node cannot take the service over as planned.
-fn no_taker(situation: &Situation, taker: &Node) -> Option<String> {
+fn no_taker(situation: &Situation, taker: &Node, settings: &Settings) -> Option<String> {
     let name = &taker.name;
     if situation.peer_age > PRESENCE_MS_MAX {
         Some(format!("nothing was heard of the peer for {} s", situation.peer_age / 1_000))
@@ -263,7 +298,7 @@ fn no_taker(situation: &Situation, taker: &Node) -> Option<String> {
     } else if !taker.promotable {
         Some(format!("the data of {name} may not be served yet"))
     } else {
-        None
+        lagging(taker, settings)
     }
 }
 
@@ -287,12 +322,12 @@ fn damped(situation: &Situation, settings: &Settings, verdict: Verdict) -> Verdi
 }
 
 /// An operator asks for a planned handover.
-fn switchover(situation: &Situation) -> Verdict {
+fn switchover(situation: &Situation, settings: &Settings) -> Verdict {
     let Some(peer) = &situation.peer else {
         return hold("there is no peer to hand over to");
     };
     let taker = if situation.me.role == Role::Primary { peer } else { &situation.me };
-    match no_taker(situation, taker) {
+    match no_taker(situation, taker, settings) {
         Some(why) => hold(format!("cannot hand over: {why}")),
         None => hand_over(format!("an operator asked, and {} is ready", taker.name)),
     }

@@ -14,6 +14,10 @@ pub struct Settings {
     pub changes_per_hour_max: u16,
     /// Whether references, where configured, must answer.
     pub require_references: bool,
+    /// A database that lacks more changes than this is not taken over with, or moved to.
+    pub lag_items_max: Option<u64>,
+    /// The same for the age of the oldest change that it lacks.
+    pub lag_ms_max: Option<u32>,
 }
 
 impl Default for Settings {
@@ -23,6 +27,8 @@ impl Default for Settings {
             hold_down_ms: 60_000,
             changes_per_hour_max: 6,
             require_references: true,
+            lag_items_max: None,
+            lag_ms_max: None,
         }
     }
 }

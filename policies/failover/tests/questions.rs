@@ -3,7 +3,7 @@
 use staffetta_failover::Builtin;
 use staffetta_sdk::failover::{Answerer, Arbiter, Question, Seat, Verdict};
 use staffetta_sdk::testing::{self, Builder, flag, joining, number, primary, standby, wall};
-use staffetta_sdk::{Health, Role, Wall};
+use staffetta_sdk::{Copied, Data, DataKind, Health, Role, Wall};
 
 fn ask(builder: Builder, settings: &str, wall: Wall) -> Verdict {
     testing::decide::<Builtin>(&builder.build(), settings, wall).expect("a verdict")
@@ -213,4 +213,55 @@ fn switches_over_when_asked_and_possible() {
 #[test]
 fn holds_at_a_question_of_a_later_host() {
     check(primary(Question::Other("levitate".into())), "hold", "levitate");
+}
+
+fn cdr(copy: Copied, behind_items: u64, behind: u32) -> Data {
+    Data { name: "cdr".into(), copy, behind_items, behind, ..Data::default() }
+}
+
+const LIMITS: &str = r#"{"lag_items_max": 100, "lag_ms_max": 5000}"#;
+
+/// The answer of a standby whose database is like this, and of an operator's move to it.
+#[track_caller]
+fn check_data(data: Data, settings: &str, why: Option<&str>) {
+    let (takes, hands) =
+        if why.is_some() { ("ask-operator", "hold") } else { ("take-over", "hand-over") };
+    let mine = silent().me(|me| me.data.push(data.clone()));
+    check_with(mine, settings, Wall::default(), takes, why.unwrap_or("silent"));
+    let move_to = primary(Question::Switchover).peer(|peer| peer.data.push(data.clone()));
+    check_with(move_to, settings, Wall::default(), hands, why.unwrap_or("ready"));
+    let mut failed = primary(Question::Review).me(|me| me.services = Health::Failed);
+    failed = failed.peer(|peer| peer.data.push(data));
+    check_with(failed, settings, Wall::default(), hands, why.unwrap_or("well"));
+}
+
+#[test]
+fn a_database_that_lags_is_not_taken_over_with() {
+    check_data(cdr(Copied::Aligned, 0, 0), LIMITS, None);
+    check_data(cdr(Copied::Behind, 100, 5_000), LIMITS, None);
+    check_data(cdr(Copied::Behind, 101, 1), LIMITS, Some("cdr of n"));
+    check_data(cdr(Copied::Behind, 101, 1), LIMITS, Some("lacks 101 changes"));
+    check_data(cdr(Copied::Behind, 1, 5_001), LIMITS, Some("5001 ms behind"));
+    check_data(cdr(Copied::Behind, 1_000_000, 1_000_000), "{}", None);
+    check_data(cdr(Copied::Behind, 1, 0), r#"{"lag_items_max": 0}"#, Some("lacks 1 changes"));
+    for settings in ["{}", LIMITS] {
+        check_data(cdr(Copied::Diverged, 0, 0), settings, Some("changes of its own"));
+        check_data(cdr(Copied::Unknown, 0, 0), settings, Some("not known"));
+    }
+    let tree = Data { kind: DataKind::Tree, ..cdr(Copied::Unknown, 0, 0) };
+    check_data(tree, LIMITS, None);
+}
+
+#[test]
+fn whoever_was_primary_last_starts_with_data_that_nobody_compared() {
+    let start = |was| {
+        let me = joining().vip(Answerer::Nobody).me(|me| {
+            me.facts.push(flag("host.was-primary", was));
+            me.data.push(cdr(Copied::Unknown, 0, 0));
+        });
+        let register = Arbiter { seat: Seat::Peers, peer_synced: true, ..Arbiter::default() };
+        me.with(|s| s.arbiter = Some(register))
+    };
+    check(start(true), "take-over", "arbiter answers");
+    check(start(false), "ask-operator", "not known");
 }

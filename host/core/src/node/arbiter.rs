@@ -256,7 +256,7 @@ impl Node {
             return false;
         }
         self.arbiter_alarms(fx);
-        if self.give_up_requests() || self.above_register() {
+        if self.give_up_requests() || self.yields_to_register(fx) || self.above_register() {
             return true;
         }
         let wish = self.wish().filter(|wish| wish.from <= self.now);
@@ -302,6 +302,12 @@ impl Node {
             arbiter.again = again;
         }
         swaps || reads
+    }
+
+    /// A reign after this one acknowledged what is not here.
+    fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
+        let held = self.register().filter(|held| self.register_misses(Some(*held)));
+        held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
 
     /// Whoever writes the register writes an epoch that is not below the one it holds.
@@ -369,7 +375,7 @@ impl Node {
         Register {
             epoch,
             alone,
-            peer_synced: self.synced,
+            peer_synced: !self.peer_may_lack(),
             lease: self.timing().parts().lease,
             slack: self.slack,
             stamp: Stamp { boot: self.boot, n },
@@ -391,7 +397,7 @@ impl Node {
         let allowed = match known.register {
             // R12: only a primary with a live lease, or the operator's word, creates it.
             None => self.state.reign().is_some() || self.order == Some(Order::StartAlone),
-            Some(held) => held.epoch <= wish.epoch && (leased || self.free_to_take(known)),
+            Some(held) => held.epoch <= wish.epoch && (leased || self.takes(known)),
         };
         let to = self.written(wish.epoch, wish.alone, arbiter.requests + 1);
         allowed.then_some(Request::Swap { expect: known.register, to })
@@ -402,6 +408,40 @@ impl Node {
         known.register.is_some_and(|held| {
             let mine = held.holder() == Some(self.options.side);
             !held.alone || mine || self.now >= known.since + promise(held.lease + held.slack)
+        })
+    }
+
+    /// Free to take, and nothing that was acknowledged is missing here by the register's word; an
+    /// operator may say that it does not matter.
+    fn takes(&self, known: &Known) -> bool {
+        let vouched = self.order == Some(Order::StartAlone);
+        self.free_to_take(known) && (vouched || !self.register_misses(known.register))
+    }
+
+    /// The register says that its holder acknowledged what this node does not have.
+    fn register_misses(&self, register: Option<Register>) -> bool {
+        register.is_some_and(|held| {
+            held.holder() == Some(self.options.side.other()) && !held.peer_synced
+        })
+    }
+
+    /// The same of the register as it was last seen, however long ago.
+    pub(super) fn misses_by_register(&self) -> bool {
+        self.register_misses(self.register())
+    }
+
+    /// Requests so far: what is asked later has a higher number.
+    pub(super) fn requests(&self) -> u64 {
+        self.arbiter.as_ref().map_or(0, |arbiter| arbiter.requests)
+    }
+
+    /// The register holds a write of this life, later than that request, that keeps the peer from
+    /// taking over by itself.
+    pub(super) fn register_degrades(&self, after: u64) -> bool {
+        let known = self.arbiter.as_ref().and_then(Arbiter::sure);
+        known.and_then(|known| known.register).is_some_and(|held| {
+            let mine = held.stamp.boot == self.boot && held.stamp.n > after;
+            mine && !held.peer_synced
         })
     }
 
@@ -416,7 +456,7 @@ impl Node {
         let known = self.arbiter.as_ref().and_then(Arbiter::sure);
         known.is_some_and(|known| match known.register {
             None => self.order != Some(Order::StartAlone),
-            Some(held) => held.epoch > epoch || !self.free_to_take(known),
+            Some(held) => held.epoch > epoch || !self.takes(known),
         })
     }
 

@@ -161,8 +161,14 @@ impl Node {
             }
             (Question::Start, Intent::TakeOver | Intent::GoOnAlone)
             | (Question::PeerSilent, Intent::TakeOver) => {
-                self.claim_alone(fx);
-                true
+                let whole = !self.stale() && !self.misses_by_register();
+                if whole {
+                    self.claim_alone(fx);
+                } else {
+                    // Acknowledged changes are missing here: only a person may give them up.
+                    self.wants_operator = true;
+                }
+                whole
             }
             (Question::Start | Question::PeerSilent, Intent::AskOperator) => {
                 self.wants_operator = true;

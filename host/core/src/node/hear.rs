@@ -41,7 +41,7 @@ impl Node {
         if let (Some(echo), Some(sent)) = (confirmed, sent) {
             self.leased(echo.granted, sent, fx);
         }
-        self.hear_highest(&beat);
+        self.hear_highest(&beat, fx);
         self.hear_claim(&beat, fx);
         self.hear_hand(&beat, fx);
         if beat.reserve.minted_by() == Some(self.options.side)
@@ -92,9 +92,13 @@ impl Node {
         }
     }
 
-    /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it.
-    fn hear_highest(&mut self, beat: &Beat) {
-        if !matches!(beat.claim, Claim::Primary(_)) {
+    /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it,
+    /// unless the peer acknowledged more in a reign of its own meanwhile.
+    fn hear_highest(&mut self, beat: &Beat, fx: &mut Vec<Effect>) {
+        if matches!(beat.claim, Claim::Primary(_)) {
+            return;
+        }
+        if beat.synced != Some(false) || !self.yields_to(beat.highest, fx) {
             self.move_above(beat.highest);
         }
     }
@@ -144,6 +148,9 @@ impl Node {
         self.want.highest = epoch;
         self.want.promised = self.want.promised.max(lease_and_slack);
         self.want.was_primary = false;
+        if reigns {
+            self.hear_synced(beat.synced);
+        }
     }
 
     /// Two primaries met: kept until the split-brain policy has ruled; whoever still serves
@@ -187,6 +194,8 @@ impl Node {
             | State::Claiming { .. }
             | State::Accepting { .. } => self.turn(State::Standby, Why::Granted, fx),
             State::HandedOver { stop, .. } => {
+                // The hand was taken: the fence of a standby holds what was drained.
+                self.drained = None;
                 self.order_done(Ok(()), fx);
                 self.turn(State::Standby, Why::HandingOver, fx);
                 if stop {

@@ -124,8 +124,8 @@ impl Node {
                     self.let_go(After::Stop, Why::Stop, fx);
                 }
             }
-            State::Draining { reign, to, patience, .. } => {
-                self.state = State::Draining { reign, to, patience, stop: true };
+            State::Draining { reign, to, patience, shipping, .. } => {
+                self.state = State::Draining { reign, to, patience, shipping, stop: true };
             }
             State::Closing(After::Hand { epoch, .. }) => {
                 self.state = State::Closing(After::Hand { epoch, stop: true });

@@ -3,9 +3,9 @@
 use super::Node;
 use crate::beat::{Claim, PeerRole};
 use crate::effect::{Effect, Note, PersistId, Why};
+use crate::epoch::Epoch;
 use crate::event::{Order, Refusal};
-use crate::state::{After, Reign, Resume, State};
-use crate::time::Span;
+use crate::state::{Reign, Resume, State};
 use alloc::vec::Vec;
 
 /// A claim whose epoch is not durable after this many leases is given up.
@@ -21,6 +21,7 @@ impl Node {
         self.write(fx)
             || self.grant(fx)
             || self.settle_state(fx)
+            || self.settle_sync(fx)
             || self.consult(fx)
             || self.ask_what_is_due(fx)
             || self.probe_vip(fx)
@@ -152,7 +153,12 @@ impl Node {
             return false;
         }
         let me = self.options.side;
+        // Whoever lacks what was acknowledged does not claim beside one who has it.
+        let (lacks, peer_lacks) = (self.lacks_beside(&peer.beat), self.has_more_than(&peer.beat));
+        let tie = |highest| if lacks && peer_lacks { highest } else { Epoch::NONE };
         let mine = (
+            !lacks,
+            tie(self.want.highest),
             self.eligible(),
             self.state == State::Standby,
             self.want.highest,
@@ -161,6 +167,8 @@ impl Node {
             me == crate::epoch::Side::A,
         );
         let peers = (
+            !peer_lacks,
+            tie(peer.beat.highest),
             peer.beat.eligible,
             peer.beat.role == PeerRole::Standby,
             peer.beat.highest,
@@ -204,43 +212,6 @@ impl Node {
         true
     }
 
-    /// Both nodes have the next epoch durable, or patience ends: close the gate, then hand over.
-    fn settle_draining(&mut self, fx: &mut Vec<Effect>) -> bool {
-        let State::Draining { reign, to, patience, stop } = self.state else { return false };
-        let Some(peer) = self.peer.filter(|_| !self.silent()) else {
-            return self.abandon_draining(reign, stop, fx);
-        };
-        if peer.beat.highest >= to {
-            return self.abandon_draining(reign, stop, fx);
-        }
-        let durable = self.disk.highest >= to;
-        let reserved = peer.beat.reserved >= to;
-        if !(durable && reserved) {
-            // Whoever stops hands over to a peer that must still write the epoch; a planned move
-            // would rather stay.
-            let hand_anyway = durable && stop;
-            return match (self.now >= patience, hand_anyway) {
-                (false, _) => false,
-                (true, false) => self.abandon_draining(reign, stop, fx),
-                (true, true) => {
-                    self.let_go(After::Hand { epoch: to, stop }, Why::HandingOver, fx);
-                    true
-                }
-            };
-        }
-        self.let_go(After::Hand { epoch: to, stop }, Why::HandingOver, fx);
-        true
-    }
-
-    fn abandon_draining(&mut self, reign: Reign, stop: bool, fx: &mut Vec<Effect>) -> bool {
-        self.turn(State::Primary(reign), Why::NotTaken, fx);
-        self.order_done(Err(Refusal::NotTaken), fx);
-        if stop {
-            self.let_go(After::Stop, Why::Stop, fx);
-        }
-        true
-    }
-
     /// Starts an alone claim: durable epoch first, then the conditions once more (R13).
     pub(super) fn claim_alone(&mut self, fx: &mut Vec<Effect>) {
         let from = match self.state {
@@ -271,26 +242,6 @@ impl Node {
         self.owed = None;
         let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);
         self.turn(State::Claiming { epoch, until, from }, Why::Verdict(TAKE_OVER), fx);
-    }
-
-    /// Starts a planned handover: the next epoch of the peer's parity, durable on both nodes first.
-    pub(super) fn drain(&mut self, stop: bool, fx: &mut Vec<Effect>) -> Result<(), Refusal> {
-        let State::Primary(reign) = self.state else { return Err(Refusal::NotPrimary) };
-        let peer = self.two_way().ok_or(Refusal::PeerAbsent)?;
-        if peer.beat.role != PeerRole::Standby || reign.peer_until <= self.now {
-            return Err(Refusal::PeerAbsent);
-        }
-        if !peer.beat.eligible || (peer.beat.maintenance && !stop) {
-            return Err(Refusal::PeerNotEligible);
-        }
-        let known = self.want.highest.max(peer.beat.highest).max(peer.beat.reserved);
-        let to = known.next_of(self.options.side.other());
-        self.want.highest = to;
-        let patience = self.now + Span(self.timing().parts().lease.0 / 2);
-        let reign = Reign { next: None, ..reign };
-        self.turn(State::Draining { reign, to, patience, stop }, Why::HandingOver, fx);
-        self.speak(fx);
-        Ok(())
     }
 }
 

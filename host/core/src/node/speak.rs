@@ -6,7 +6,7 @@ use crate::effect::Effect;
 use crate::epoch::Epoch;
 use crate::event::Answerer;
 use crate::register::Standing;
-use crate::state::{Role, State};
+use crate::state::{Role, Shipping, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;
 
@@ -87,6 +87,8 @@ impl Node {
             eligible: self.eligible(),
             maintenance: self.want.maintenance,
             arbiter: self.standing(self.now).map(|standing| standing == Standing::Ready),
+            synced: self.says_synced(),
+            stale: self.says_stale(),
         }
     }
 
@@ -219,9 +221,13 @@ impl Node {
                 at(reign.until());
                 at(self.alone_question(reign));
             }
-            State::Draining { reign, patience, .. } => {
+            State::Draining { reign, patience, shipping, .. } => {
                 at(reign.until());
                 at(*patience);
+                at(self.alone_question(reign));
+                if let Shipping::UnderWay { until } = shipping {
+                    at(*until);
+                }
             }
             State::HandedOver { give_up, .. } => at(*give_up),
             State::Closing(_) => at(self.closed_by),

@@ -6,9 +6,10 @@
 use super::*;
 use crate::beat::{Claim, Hand, PeerRole};
 use crate::effect::FenceCause;
-use crate::event::{Intent, Verdict};
+use crate::effect::SyncId;
+use crate::event::{Intent, Shipment, Verdict};
 use crate::register::{Reply, RequestId};
-use crate::state::Resume;
+use crate::state::{Resume, Shipping};
 use crate::timing::TimingParts;
 use alloc::format;
 use alloc::string::String;
@@ -58,7 +59,10 @@ fn event_name(event: &Event) -> String {
             Reply::Swapped => "consulted-swapped".into(),
             Reply::Failed => "consulted-failed".into(),
         },
-        Event::Synced(_) => "synced".into(),
+        Event::Synced(_, true) => "synced".into(),
+        Event::Synced(_, false) => "not-synced".into(),
+        Event::Drained(_, Shipment::Whole) => "drained-whole".into(),
+        Event::Drained(_, Shipment::Failed) => "drained-failed".into(),
         Event::Probed(_) => "probed".into(),
         Event::EvidenceChanged => "evidence".into(),
         Event::Fitness(_) => "fitness".into(),
@@ -79,7 +83,13 @@ fn states() -> Vec<State> {
         State::Claiming { epoch: Epoch(12), until: later, from: Resume::Standby },
         State::Accepting { epoch: Epoch(12), until: later },
         State::Primary(reign),
-        State::Draining { reign, to: Epoch(13), patience: later, stop: false },
+        State::Draining {
+            reign,
+            to: Epoch(13),
+            patience: later,
+            shipping: Shipping::UnderWay { until: later },
+            stop: false,
+        },
         State::Closing(After::Standby),
         State::HandedOver { epoch: Epoch(13), give_up: later, stop: false },
         State::Fenced(FenceCause::Operator),
@@ -108,6 +118,8 @@ fn beat(claim: Claim, hand: Option<Hand>) -> Event {
         eligible: true,
         maintenance: false,
         arbiter: None,
+        synced: None,
+        stale: Some(false),
     })
 }
 
@@ -137,7 +149,10 @@ fn events() -> Vec<Event> {
         Event::Consulted(RequestId(9), Reply::Holds(None)),
         Event::Consulted(RequestId(9), Reply::Swapped),
         Event::Consulted(RequestId(9), Reply::Failed),
-        Event::Synced(false),
+        Event::Synced(SyncId(1), true),
+        Event::Synced(SyncId(1), false),
+        Event::Drained(Epoch(13), Shipment::Whole),
+        Event::Drained(Epoch(13), Shipment::Failed),
         Event::Probed(Answerer::Peer),
         Event::EvidenceChanged,
         Event::Fitness(false),
@@ -165,8 +180,15 @@ fn node(state: State) -> Node {
         stop_budget: Span::ms(3_000),
     })
     .unwrap();
-    let options =
-        Options { side: Side::A, preferred: false, peer_preferred: false, timing, arbiter: false };
+    let options = Options {
+        side: Side::A,
+        preferred: false,
+        peer_preferred: false,
+        timing,
+        arbiter: false,
+        data: true,
+        drain_patience: Span::ms(3_000),
+    };
     let disk =
         Durable { highest: MINE, promised: Span::ms(320), formed: true, ..Durable::default() };
     let mut node = Node::new(options, Boot { id: 1, now: Mono(1), disk, slack: Span::ms(20) });
@@ -267,7 +289,7 @@ fn the_lists_name_everything_once() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), events().len(), "an event is named twice");
-    assert_eq!(names.len(), 34, "an event is missing");
+    assert_eq!(names.len(), 37, "an event is missing");
 }
 
 #[test]

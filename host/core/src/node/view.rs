@@ -44,6 +44,10 @@ pub struct View {
     pub formed: bool,
     /// The node may not claim until its cause is cleared.
     pub fenced: bool,
+    /// This node lacks changes that were acknowledged: it does not take over by itself.
+    pub stale: bool,
+    /// Commits are acknowledged without the peer.
+    pub degraded: bool,
     /// Alarms that are up.
     pub alarms: Vec<Alarm>,
     /// Longest stall of this life.
@@ -116,6 +120,7 @@ impl Node {
                 formed: self.want.formed,
                 maintenance: self.want.maintenance || beat.is_some_and(|b| b.maintenance),
                 heir_eligible: heir,
+                heir_synced: self.heir_synced(),
                 peer_heard: heard,
                 peer_serves: beat
                     .is_some_and(|b| matches!(b.role, PeerRole::Primary | PeerRole::Draining)),
@@ -130,6 +135,8 @@ impl Node {
             wants_license: self.peer.is_some() && !self.may_pair(),
             formed: self.want.formed,
             fenced: matches!(self.state, State::Fenced(_)),
+            stale: self.stale(),
+            degraded: self.sync.is_degraded(),
             alarms: self.alarms.clone(),
             stall_max: self.stall_max,
             vip: self.vip(),

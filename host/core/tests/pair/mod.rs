@@ -3,8 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 
 use staffetta_core::{
-    Answerer, Ask, Beat, Boot, Durable, Effect, Event, Intent, Mono, Node, Note, Options, Order,
-    Question, Register, Reply, Request, RequestId, Role, Side, Span, Timing, TimingParts, Verdict,
+    Answerer, Ask, Beat, Boot, Durable, Effect, Epoch, Event, Intent, Mono, Node, Note, Options,
+    Order, Question, Register, Reply, Request, RequestId, Role, Shipment, Side, Span, SyncId,
+    Timing, TimingParts, Verdict,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use std::fmt::Write as _;
 /// How late the kernel may close a gate; must stay below the slack in the beats.
 const GATE_LATE: Span = Span::ms(4);
 const POLICY_TAKES: Span = Span::ms(1);
+const DRAIN_PATIENCE: Span = Span::ms(1_000);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Says {
@@ -27,6 +29,14 @@ pub(crate) enum Says {
 pub(crate) enum Disk {
     Takes(Span),
     Fails,
+}
+
+/// What the data plane does with a handover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ships {
+    Takes(Span),
+    Fails,
+    Never,
 }
 
 #[derive(Debug)]
@@ -71,6 +81,9 @@ pub(crate) struct Seat {
     pub(crate) disk: Durable,
     pub(crate) disk_takes: Disk,
     pub(crate) says: Says,
+    pub(crate) ships: Ships,
+    /// Words of the data plane so far.
+    words: u64,
     /// Rate of this node's clock, parts per million off.
     pub(crate) ppm: i64,
     pub(crate) frozen: bool,
@@ -107,6 +120,8 @@ pub(crate) struct World {
     pub(crate) fire: u64,
     pub(crate) refused: Vec<staffetta_core::Refusal>,
     pub(crate) arbiter: Option<Arbiter>,
+    /// The nodes have data.
+    pub(crate) data: bool,
 }
 
 pub(crate) fn timing(beat: u64, lease: u64, delay: u64, slack: u64) -> Timing {
@@ -136,6 +151,8 @@ fn seat() -> Seat {
         disk: Durable::default(),
         disk_takes: Disk::Takes(Span::ms(2)),
         says: Says::BuiltIn,
+        ships: Ships::Takes(Span::ms(3)),
+        words: 0,
         ppm: 0,
         frozen: false,
         waiting: Vec::new(),
@@ -170,6 +187,7 @@ impl World {
             fire: 0,
             refused: Vec::new(),
             arbiter: None,
+            data: false,
         }
     }
 
@@ -209,6 +227,8 @@ impl World {
             peer_preferred: false,
             arbiter: self.arbiter.is_some(),
             timing: self.timing,
+            data: self.data,
+            drain_patience: DRAIN_PATIENCE,
         };
         let id = seat.life * 2 + i as u64 + 1_000;
         let boot = Boot { id, now, disk: seat.disk, slack: self.slack };
@@ -372,6 +392,12 @@ impl World {
                 self.at(self.now + Span::ms(ms), due);
             }
             Effect::Consult(id, request) => self.consult(i, life, id, request),
+            Effect::Drain { epoch } => self.drain(i, life, epoch),
+            Effect::Undrain { epoch } => self.say(i, &format!("undrain {epoch}")),
+            Effect::Degraded(id, degraded) => {
+                let how = if degraded { "without the peer" } else { "with the peer" };
+                self.say(i, &format!("word {}: acknowledges {how}", id.0));
+            }
             Effect::Announce => self.say(i, "announces again"),
             Effect::Probe => {
                 if self.lan && self.seats[1 - i].gate_until > self.now {
@@ -395,6 +421,25 @@ impl World {
             }
             Effect::Note(note) => self.note(i, &note),
         }
+    }
+
+    fn drain(&mut self, i: usize, life: u64, epoch: Epoch) {
+        self.say(i, &format!("drain {epoch}"));
+        let (shipment, span) = match self.seats[i].ships {
+            Ships::Takes(span) => (Shipment::Whole, span),
+            Ships::Fails => (Shipment::Failed, Span::ms(1)),
+            Ships::Never => return,
+        };
+        let event = Event::Drained(epoch, shipment);
+        self.at(self.now + span, Due::Deliver { at: i, life, event });
+    }
+
+    /// The data plane of a node says whether its peer has everything.
+    pub(crate) fn synced(&mut self, i: usize, synced: bool) {
+        self.seats[i].words += 1;
+        let word = self.seats[i].words;
+        self.say(i, &format!("word {word}: synced {synced}"));
+        self.feed(i, Event::Synced(SyncId(word), synced));
     }
 
     fn consult(&mut self, i: usize, life: u64, id: RequestId, request: Request) {
@@ -552,6 +597,10 @@ impl World {
 
     pub(crate) fn level(&self, i: usize) -> Option<staffetta_core::Level> {
         self.seats[i].node.as_ref().map(|node| node.view(self.clock(i)).level)
+    }
+
+    pub(crate) fn stale(&self, i: usize) -> bool {
+        self.seats[i].node.as_ref().is_some_and(|node| node.view(self.clock(i)).stale)
     }
 
     pub(crate) fn serving(&self, i: usize) -> bool {

@@ -1,7 +1,10 @@
 //! Writers that do whatever applications may, and a model of the database made of what was captured.
 
+// Each test uses a part of it.
+#![allow(dead_code)]
+
 use rusqlite::{Connection, OpenFlags};
-use staffetta_db::{Attached, Changes, Drained, Follower, Guard, LostTrail, page_hash};
+use staffetta_db::{Attached, Changes, Drained, Follower, Guard, LostTrail, lock_page, page_hash};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -115,8 +118,8 @@ impl Model {
     }
 
     /// Why the model is not the database, page by page; None when it is.
-    pub(crate) fn difference(&self, lab: &Lab) -> Option<String> {
-        let truth = read_through_sqlite(&lab.database);
+    pub(crate) fn difference(&self, database: &Path) -> Option<String> {
+        let truth = read_through_sqlite(database);
         let mine = self.table();
         let count = truth.iter().filter(|(number, hash)| mine.get(number) != Some(hash)).count();
         let beyond = mine.keys().filter(|number| !truth.contains_key(number)).count();
@@ -125,8 +128,8 @@ impl Model {
     }
 
     /// What SQLite says about the model as a database.
-    pub(crate) fn integrity(&self, lab: &Lab) -> String {
-        let path = lab.folder.path().join("model.db");
+    pub(crate) fn integrity(&self, folder: &Path) -> String {
+        let path = folder.join("model.db");
         let page_bytes = self.pages[&1].len();
         let mut bytes = vec![0; self.total as usize * page_bytes];
         for (number, page) in &self.pages {
@@ -136,15 +139,21 @@ impl Model {
         // In WAL mode it would want a log beside it.
         bytes[18..20].fill(1);
         std::fs::write(&path, bytes).expect("the model's file");
-        let connection = Connection::open(&path).expect("the model opens");
-        let found = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0));
-        found.unwrap_or_else(|error| error.to_string())
+        integrity_of(&path)
     }
 
     pub(crate) fn assert_same(&self, lab: &Lab) {
-        assert_eq!(self.difference(lab), None, "the model must be the database");
-        assert_eq!(self.integrity(lab), "ok");
+        assert_eq!(self.difference(&lab.database), None, "the model must be the database");
+        assert_eq!(self.integrity(lab.folder.path()), "ok");
     }
+}
+
+/// What SQLite says about a database.
+pub(crate) fn integrity_of(path: &Path) -> String {
+    let connection = Connection::open(path).expect("a database opens");
+    connection.busy_timeout(Duration::from_secs(10)).expect("a timeout");
+    let found = connection.query_row("PRAGMA integrity_check(3)", [], |row| row.get(0));
+    found.unwrap_or_else(|error| error.to_string())
 }
 
 /// The pages as another connection sees them.
@@ -155,11 +164,14 @@ pub(crate) fn read_through_sqlite(path: &Path) -> BTreeMap<u32, u128> {
     let mut read = connection
         .prepare("SELECT pgno, data FROM sqlite_dbpage WHERE data IS NOT NULL")
         .expect("pages");
+    let page_bytes = connection.query_row("PRAGMA page_size", [], |row| row.get(0));
+    let empty = lock_page(page_bytes.expect("a size"));
     let pages = read.query_map([], |row| {
         let number: u32 = row.get(0)?;
         Ok((number, page_hash(number, row.get_ref(1)?.as_blob()?)))
     });
-    pages.expect("pages").map(|page| page.expect("a page")).collect()
+    let pages = pages.expect("pages").map(|page| page.expect("a page"));
+    pages.filter(|(number, _)| *number != empty).collect()
 }
 
 /// A follower with its model.

@@ -25,6 +25,9 @@ pub(crate) fn step(step: Step<'_>, coverage: &mut Coverage) -> Finding {
         Effect::Send(beat) => matches!(beat.claim, Claim::Primary(_)),
         Effect::Persist(..)
         | Effect::Consult(..)
+        | Effect::Drain { .. }
+        | Effect::Undrain { .. }
+        | Effect::Degraded(..)
         | Effect::Announce
         | Effect::Probe
         | Effect::Ask(_)

@@ -6,6 +6,7 @@
 pub(crate) mod a1;
 pub(crate) mod a2;
 pub(crate) mod a3;
+pub(crate) mod acknowledged_is_kept;
 pub(crate) mod calm;
 pub(crate) mod g1;
 pub(crate) mod g2;
@@ -14,6 +15,7 @@ pub(crate) mod g4;
 pub(crate) mod g5;
 pub(crate) mod g6;
 pub(crate) mod liveness;
+pub(crate) mod planned_moves_lose_nothing;
 
 use crate::coverage::{Coverage, Rule};
 use crate::plan::{History, Pair};
@@ -42,6 +44,8 @@ pub(crate) struct Rules {
     pub g2: g2::Writers,
     pub g4: g4::Meetings,
     pub calm: calm::Calm,
+    pub acknowledged: acknowledged_is_kept::Acknowledged,
+    pub planned: planned_moves_lose_nothing::Planned,
 }
 
 /// One step of a node as the checks see it.
@@ -64,6 +68,8 @@ impl Rules {
             g2: g2::Writers::default(),
             g4: g4::Meetings::new(pair),
             calm: calm::Calm::new(plan),
+            acknowledged: acknowledged_is_kept::Acknowledged::default(),
+            planned: planned_moves_lose_nothing::Planned::default(),
         }
     }
 

@@ -33,6 +33,7 @@ impl World<'_> {
 
     pub(crate) fn ask(&mut self, at: usize, ask: &Ask) {
         let life = self.seats[at].life;
+        self.count_stale(at, ask);
         let verdict = self.decide(at, ask);
         let policy_ns = self.plan.weather.policy_us * 1_000;
         let mut when = self.now + policy_ns + self.dice.roll(policy_ns / 2 + 1);
@@ -196,6 +197,7 @@ fn told(word: &super::Word) -> situation::Word {
         services: health(word.services_ok),
         checks: Vec::new(),
         targets: word.reference.map(target).into_iter().collect(),
+        data: Vec::new(),
         license: Standing::NotRequired,
         in_role_ms: word.in_role_ms,
         stall_max_ms: word.stall_max_ms,

@@ -74,6 +74,8 @@ impl World<'_> {
             | Fault::Lan { .. }
             | Fault::Stranger { .. }
             | Fault::Part { .. }
+            | Fault::Lag { .. }
+            | Fault::Undrainable { .. }
             | Fault::Synced { .. }
             | Fault::ArbiterAway { .. }
             | Fault::ArbiterDown { .. }
@@ -126,11 +128,13 @@ impl World<'_> {
             Fault::Stranger { .. } => self.strangers += 1,
             Fault::Order { node, order } => self.order(index(node), order),
             Fault::Synced { node, synced } => {
-                let seat = &mut self.seats[index(node)];
-                seat.synced = synced;
-                let life = seat.life;
-                self.tell(index(node), life, Event::Synced(synced));
+                self.seats[index(node)].synced = synced;
+                if !self.plan.weather.data {
+                    self.tell_synced(index(node), synced);
+                }
             }
+            Fault::Lag { node, .. } => self.seats[index(node)].ills.lag += 1,
+            Fault::Undrainable { node, .. } => self.seats[index(node)].ills.undrainable += 1,
             Fault::ArbiterAway { node, .. } => self.seats[index(node)].ills.arbiter_away += 1,
             Fault::ArbiterDown { .. } => self.arbiter.down += 1,
             Fault::ArbiterSlow { by_ms, .. } => self.arbiter.slow = Some((number, by_ms)),
@@ -191,6 +195,8 @@ impl World<'_> {
                 self.arbiter.slow = self.arbiter.slow.filter(|(of, _)| *of != number);
             }
             Fault::RepliesLost { node, .. } => self.seats[index(node)].ills.replies_lost -= 1,
+            Fault::Lag { node, .. } => self.seats[index(node)].ills.lag -= 1,
+            Fault::Undrainable { node, .. } => self.seats[index(node)].ills.undrainable -= 1,
             Fault::Freeze { .. }
             | Fault::Suspend { .. }
             | Fault::Pause { .. }

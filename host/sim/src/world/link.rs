@@ -40,6 +40,13 @@ impl Lane {
     }
 }
 
+/// What the version before does not know.
+fn as_before(beat: &mut Beat) {
+    beat.arbiter = None;
+    beat.synced = None;
+    beat.stale = None;
+}
+
 /// All links: lanes by sender, then by number.
 #[derive(Debug)]
 pub(crate) struct Links {
@@ -68,7 +75,7 @@ impl World<'_> {
     pub(crate) fn transmit(&mut self, from: usize, mut beat: Beat) {
         if self.plan.weather.old == Some(super::side(from)) {
             self.coverage.saw(Counter::OldVersion);
-            beat.arbiter = None;
+            as_before(&mut beat);
         }
         let word = self.word_due(from);
         for link in 0..self.links.lanes[from].len() {
@@ -127,7 +134,7 @@ impl World<'_> {
             return;
         }
         if self.plan.weather.old == Some(super::side(to)) {
-            beat.arbiter = None;
+            as_before(&mut beat);
         }
         let now = seat.clock.local(self.now);
         if seat.awake() {

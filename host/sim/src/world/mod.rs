@@ -6,6 +6,7 @@
 mod arbiter;
 mod ask;
 mod clients;
+mod data;
 mod heal;
 mod hurt;
 mod link;
@@ -31,6 +32,7 @@ use seat::{Power, Seat};
 use staffetta_core::{Claim, Durable, Epoch, Event, Mono, Options, PersistId, Side, Span};
 use staffetta_situation::{Named, Site};
 
+pub(crate) use data::Rows;
 pub(crate) use seat::Word;
 
 /// Nanoseconds of real time since the start of the history.
@@ -41,6 +43,7 @@ pub(crate) const MS: Ns = 1_000_000;
 pub(crate) const WALL_START_S: i64 = 1_795_462_757;
 
 const PURPOSE_NOISE: u64 = 2;
+const PURPOSE_DATA: u64 = 4;
 
 /// Something that is due.
 #[derive(Debug)]
@@ -75,6 +78,12 @@ pub(crate) enum Due {
     Start { at: usize, life: u64 },
     /// Everything is mended and the ending begins.
     Ending,
+    /// Services write, and data planes look around.
+    Data,
+    /// What a primary ships arrives.
+    Shipped(Box<data::Parcel>),
+    /// What its peer has is confirmed to a primary.
+    Confirmed(Box<data::Parcel>),
     /// The operator, and the judge of the healing.
     Judge,
 }
@@ -112,6 +121,9 @@ pub(crate) struct World<'a> {
     pub arbiter: Arbiter,
     pub clients: Clients,
     pub dice: Dice,
+    /// For data alone.
+    pub data_dice: Dice,
+    pub sync_timeout: Ns,
     pub trace: Trace,
     pub coverage: Coverage,
     pub rules: Rules,
@@ -181,6 +193,7 @@ impl<'a> World<'a> {
     ) -> World<'a> {
         let slack = pair.timing.parts().slack;
         let mut dice = Dice::new(plan.seed, PURPOSE_NOISE);
+        let mut data_dice = Dice::new(plan.seed, PURPOSE_DATA);
         World {
             pair,
             plan,
@@ -193,6 +206,8 @@ impl<'a> World<'a> {
             arbiter: Arbiter::default(),
             clients: Clients::new(&mut dice),
             dice,
+            sync_timeout: data::sync_timeout(&mut data_dice),
+            data_dice,
             trace: Trace::new(with_text),
             coverage: Coverage::default(),
             rules: Rules::new(pair, plan),
@@ -212,6 +227,9 @@ impl<'a> World<'a> {
             self.queue.at(timed.at_us * 1_000, Due::Fault(number));
         }
         self.queue.at(self.plan.until_ms * MS, Due::Ending);
+        if self.plan.weather.data {
+            self.queue.at(0, Due::Data);
+        }
         let apart = self.dice.roll(400) * MS;
         let late = self.dice.roll(2) as usize;
         self.queue.at(0, Due::Start { at: 1 - late, life: 0 });
@@ -238,6 +256,9 @@ impl<'a> World<'a> {
             Due::Start { at, life } => self.start_due(at, life),
             Due::Ending => self.begin_ending(),
             Due::Judge => self.judge(),
+            Due::Data => self.data_look(),
+            Due::Shipped(parcel) => self.shipped(*parcel),
+            Due::Confirmed(parcel) => self.confirmed(*parcel),
         }
     }
 
@@ -292,6 +313,7 @@ impl<'a> World<'a> {
         let seat = &mut self.seats[at];
         let from = seat.shadow.reign.map_or(epoch, |(from, _)| from);
         seat.shadow.reign = Some((from, epoch));
+        seat.writes_as = epoch;
         let finding = self.rules.g1.reign(at, epoch, &seat.disk, seat.shadow.granted_max);
         self.hold(Rule::G1, finding);
     }
@@ -352,6 +374,8 @@ impl<'a> World<'a> {
             peer_preferred: self.pair.preferred == Some(me.other()),
             timing: self.pair.timing,
             arbiter: self.plan.arbiter,
+            data: self.plan.weather.data,
+            drain_patience: self.pair.timing.parts().stop_budget,
         }
     }
 

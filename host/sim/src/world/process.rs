@@ -53,13 +53,11 @@ impl World<'_> {
         self.trace.mix(id);
         self.say(at, || format!("starts (life {id})"));
         self.rules.g2.lives[at] = id;
+        self.rules.planned.boots(at);
         self.answers_changed();
         let when = self.now + self.dice.between(1, LICENSE_MS) * MS;
         self.queue.at(when, Due::License { at, life });
         self.evidence_changed(at);
-        if !self.seats[at].synced {
-            self.feed(at, Event::Synced(false));
-        }
         self.feed(at, Event::Tick);
     }
 
@@ -158,7 +156,8 @@ impl World<'_> {
             | Event::ClaimFailed
             | Event::Released
             | Event::Unanswered(_)
-            | Event::Synced(_)
+            | Event::Synced(..)
+            | Event::Drained(..)
             | Event::Probed(_)
             | Event::EvidenceChanged
             | Event::Fitness(_)
@@ -175,7 +174,10 @@ impl World<'_> {
         let reigns = seat.shadow.reign.is_some();
         let step = Step { at, reigns, before, event, effects: &effects, after };
         self.rules.after_step(self.now, step, &mut self.coverage);
+        let role = after.role;
         self.decided(at, &effects);
+        let finding = self.rules.planned.stepped(at, role);
+        self.hold(Rule::Planned, finding);
         self.seats[at].rest.extend(effects);
     }
 
@@ -186,6 +188,7 @@ impl World<'_> {
                 Effect::Claim { epoch, until } => {
                     self.seats[at].shadow.reign_ends();
                     self.new_reign(at, *epoch);
+                    self.data_reigns(at, *epoch, effects);
                     self.lease_is_granted(at, *until);
                     self.promise_is_kept(at, *epoch);
                 }
@@ -203,7 +206,17 @@ impl World<'_> {
                     let now = self.seats[at].clock.local(self.now);
                     self.seats[at].shadow.promises(beat, now);
                 }
+                Effect::Note(Note::HandedWithoutData(epoch)) => self.handed_without(*epoch),
+                Effect::Drain { epoch } => {
+                    let finding = self.rules.planned.drains(at, *epoch);
+                    self.hold(Rule::Planned, finding);
+                }
+                Effect::Undrain { epoch } => {
+                    let finding = self.rules.planned.undrains(at, *epoch);
+                    self.hold(Rule::Planned, finding);
+                }
                 Effect::Persist(..)
+                | Effect::Degraded(..)
                 | Effect::Announce
                 | Effect::Probe
                 | Effect::Ask(_)

@@ -1,6 +1,7 @@
 //! One machine: clock, disk, kernel gate, and the process that may run on it.
 
 use super::Ns;
+use super::data::{Plane, Rows};
 use super::shadow::Shadow;
 use crate::fault::{DiskMode, EffectKind, Point, PolicyMode};
 use staffetta_core::{Answerer, Durable, Effect, Event, Mono, Node, PersistId, Span};
@@ -98,6 +99,8 @@ pub(crate) struct Ills {
     pub flushed: u32,
     pub arbiter_away: u32,
     pub replies_lost: u32,
+    pub lag: u32,
+    pub undrainable: u32,
     pub disk: Option<(usize, DiskMode)>,
     pub policy: Option<(usize, PolicyMode)>,
     pub release_ms: Option<(usize, u64)>,
@@ -151,6 +154,12 @@ pub(crate) struct Seat {
     /// then is the gap that the guarantees name.
     pub exposed_until: Ns,
     pub synced: bool,
+    /// What its databases hold.
+    pub rows: Rows,
+    /// The reign that its services write under.
+    pub writes_as: staffetta_core::Epoch,
+    /// The data plane of its process.
+    pub plane: Plane,
     /// An operator vouched that the peer does not serve.
     pub vouched: bool,
     /// When the machine woke whose gate timer stood still, while that gate was not armed since. A
@@ -194,6 +203,9 @@ impl Seat {
             blind: None,
             exposed_until: 0,
             synced: true,
+            rows: Rows::default(),
+            writes_as: staffetta_core::Epoch::NONE,
+            plane: Plane::default(),
             vouched: false,
             gate_slept: None,
         }
@@ -218,6 +230,7 @@ impl Seat {
         self.trap = None;
         self.held = false;
         self.vouched = false;
+        self.plane = Plane::default();
         self.run += 1;
         self.bursts += 1;
     }

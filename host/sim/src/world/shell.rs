@@ -22,6 +22,9 @@ pub(crate) fn kind(effect: &Effect) -> EffectKind {
         Effect::Exit => EffectKind::Exit,
         Effect::OrderDone(_) => EffectKind::OrderDone,
         Effect::Note(_) => EffectKind::Note,
+        Effect::Drain { .. } => EffectKind::Drain,
+        Effect::Undrain { .. } => EffectKind::Undrain,
+        Effect::Degraded(..) => EffectKind::Degraded,
     }
 }
 
@@ -62,6 +65,9 @@ impl World<'_> {
                 }
             }
             Effect::Note(note) => self.note(at, &note),
+            Effect::Drain { epoch } => self.drain(at, epoch),
+            Effect::Undrain { epoch } => self.undrain(at, epoch),
+            Effect::Degraded(id, degraded) => self.degraded(at, id, degraded),
         }
     }
 
@@ -240,7 +246,7 @@ impl World<'_> {
                 }
             }
             Note::Refused(..) => self.coverage.saw(Counter::VerdictRefused),
-            Note::Epoch(_) | Note::PeerBoot(_) | Note::Alarm(..) => {}
+            Note::Epoch(_) | Note::PeerBoot(_) | Note::Alarm(..) | Note::HandedWithoutData(_) => {}
         }
     }
 
@@ -258,6 +264,7 @@ impl World<'_> {
                 | Why::Operator
                 | Why::HandingOver
                 | Why::NotTaken
+                | Why::DataNotShipped
                 | Why::LeaseEnded
                 | Why::Stalled
                 | Why::HigherEpoch(_)
@@ -267,6 +274,9 @@ impl World<'_> {
                 | Why::Kernel
                 | Why::Stop => {}
             }
+        }
+        if to == Role::Primary && !self.plan.weather.data && !self.seats[at].synced {
+            self.tell_synced(at, false);
         }
         self.healing.moves += u64::from(to == Role::Primary);
         let finding = self.rules.calm.role(at, self.now, from, to);

@@ -1,0 +1,186 @@
+//! Degrade before ack: before commits are acknowledged that the peer does not have, it is durable
+//! where the peer will see it that the peer must not take over by itself: at the peer, or in the
+//! arbiter's register. On this node alone it would protect nothing.
+//!
+//! The words of the data plane are answered by number, for an answer may cross a newer word on its
+//! way. What the peer says counts from the first beat of this node that told it: an older word of
+//! the peer may be about to be overwritten on its disk.
+
+use super::Node;
+use crate::beat::Beat;
+use crate::effect::{Durable, Effect, SyncId, Why};
+use crate::epoch::Epoch;
+use crate::state::After;
+use alloc::vec::Vec;
+
+/// What a reign knows of what its peer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// The data plane has said nothing in this reign: what an earlier one left behind is still so.
+    Unknown,
+    /// Something is, or will be, missing at the peer: nobody is known to know it.
+    Leaving { word: SyncId, beat: u64, request: u64 },
+    /// The peer or the register knows it, durably.
+    Degraded,
+    /// Nothing is missing any more; the peer has not confirmed it.
+    Returning { word: SyncId, beat: u64 },
+    /// The peer counts as a full heir.
+    Whole,
+}
+
+impl Sync {
+    /// The peer lacks, or may soon lack, what was acknowledged.
+    pub(super) fn leaves(self) -> bool {
+        match self {
+            Sync::Leaving { .. } | Sync::Degraded => true,
+            Sync::Unknown | Sync::Returning { .. } | Sync::Whole => false,
+        }
+    }
+
+    pub(super) fn is_degraded(self) -> bool {
+        self == Sync::Degraded
+    }
+}
+
+impl Node {
+    /// The data plane of a primary says whether the peer has everything.
+    pub(super) fn data_says(&mut self, id: SyncId, synced: bool, fx: &mut Vec<Effect>) {
+        if self.state.reign().is_none() {
+            return;
+        }
+        let (beat, request) = (self.n + 1, self.requests());
+        let before = self.sync;
+        self.sync = match (before, synced) {
+            (Sync::Unknown | Sync::Returning { .. } | Sync::Whole, false) => {
+                Sync::Leaving { word: id, beat, request }
+            }
+            (Sync::Leaving { beat, request, .. }, false) => {
+                Sync::Leaving { word: id, beat, request }
+            }
+            (Sync::Degraded, false) => {
+                fx.push(Effect::Degraded(id, true));
+                Sync::Degraded
+            }
+            (Sync::Unknown | Sync::Leaving { .. } | Sync::Degraded, true) => {
+                Sync::Returning { word: id, beat }
+            }
+            (Sync::Returning { beat, .. }, true) => Sync::Returning { word: id, beat },
+            (Sync::Whole, true) => {
+                fx.push(Effect::Degraded(id, false));
+                Sync::Whole
+            }
+        };
+        self.want.ahead |= !synced;
+        if before.leaves() != self.sync.leaves() || before == Sync::Unknown {
+            self.next_beat = self.now;
+        }
+    }
+
+    /// Looks for the proof that the last word of the data plane waits for.
+    pub(super) fn settle_sync(&mut self, fx: &mut Vec<Effect>) -> bool {
+        match self.sync {
+            Sync::Leaving { word, beat, request } => {
+                let known = self.peer_says_stale(beat) == Some(true);
+                let ahead = self.durably(|record| record.ahead);
+                let proven = ahead && (known || self.register_degrades(request));
+                if proven {
+                    self.sync = Sync::Degraded;
+                    fx.push(Effect::Degraded(word, true));
+                }
+                proven
+            }
+            Sync::Returning { word, beat } => {
+                let confirmed = self.peer_says_stale(beat) == Some(false);
+                if confirmed {
+                    self.sync = Sync::Whole;
+                    self.want.ahead = false;
+                    fx.push(Effect::Degraded(word, false));
+                }
+                confirmed
+            }
+            Sync::Unknown | Sync::Degraded | Sync::Whole => false,
+        }
+    }
+
+    /// What the peer says of its own disk, once it has heard that beat of this life.
+    fn peer_says_stale(&self, beat: u64) -> Option<bool> {
+        let told = |echo: crate::beat::Echo| echo.boot == self.boot && echo.n >= beat;
+        let peer = self.peer.filter(|peer| peer.beat.echo.is_some_and(told))?;
+        peer.beat.stale
+    }
+
+    /// A primary whose claim this node is about to grant says what this node has.
+    pub(super) fn hear_synced(&mut self, synced: Option<bool>) {
+        self.want.ahead = false;
+        if let Some(synced) = synced {
+            self.want.stale = !synced;
+        }
+    }
+
+    /// True on disk, and no write under way or due would make it otherwise.
+    fn durably(&self, what: impl Fn(&Durable) -> bool) -> bool {
+        let writing = self.writing.is_none_or(|(_, record)| what(&record));
+        what(&self.disk) && what(&self.want) && writing
+    }
+
+    /// Changes that were acknowledged are missing here, or may be.
+    pub(super) fn stale(&self) -> bool {
+        self.want.stale || self.disk.stale
+    }
+
+    pub(super) fn says_stale(&self) -> Option<bool> {
+        if self.durably(|record| record.stale) {
+            return Some(true);
+        }
+        self.durably(|record| !record.stale).then_some(false)
+    }
+
+    /// What the beats say of the receiver's data. A node that is stale itself does not vouch for
+    /// anybody: or both nodes could be so after a crash.
+    pub(super) fn says_synced(&self) -> Option<bool> {
+        if self.stale() {
+            return None;
+        }
+        match self.sync {
+            Sync::Unknown => self.want.ahead.then_some(false),
+            Sync::Leaving { .. } | Sync::Degraded => Some(false),
+            Sync::Returning { .. } | Sync::Whole => Some(true),
+        }
+    }
+
+    /// The peer lacks, or may soon lack, what this node acknowledged in this reign or in its last.
+    pub(super) fn peer_may_lack(&self) -> bool {
+        self.sync.leaves() || self.sync == Sync::Unknown && self.want.ahead
+    }
+
+    /// A primary whose clocks stood still while its peer reigned, and acknowledged what is not
+    /// here, yields as if the two had met; true when it does.
+    pub(super) fn yields_to(&mut self, epoch: Epoch, fx: &mut Vec<Effect>) -> bool {
+        let older = self.state.reign().is_some_and(|reign| reign.epoch < epoch);
+        let yields = older && !self.peer_may_lack();
+        if yields {
+            self.let_go(After::Standby, Why::HigherEpoch(epoch), fx);
+        }
+        yields
+    }
+
+    /// The peer, which does not serve, has acknowledged changes that this node lacks.
+    pub(super) fn lacks_beside(&self, peer: &Beat) -> bool {
+        self.stale() || peer.synced == Some(false)
+    }
+
+    /// The same the other way round.
+    pub(super) fn has_more_than(&self, peer: &Beat) -> bool {
+        peer.stale == Some(true) || self.says_synced() == Some(false)
+    }
+
+    /// Whoever would take over has everything that was acknowledged.
+    pub(super) fn heir_synced(&self) -> bool {
+        if self.state.reign().is_some() {
+            let stale = self.peer.is_some_and(|peer| peer.beat.stale == Some(true));
+            !stale && !self.sync.is_degraded()
+        } else {
+            !self.stale() && !self.misses_by_register()
+        }
+    }
+}

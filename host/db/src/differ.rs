@@ -1,0 +1,411 @@
+//! Capture of a database that keeps its rollback journal, by comparing hashes of its pages.
+//!
+//! Promises: `Changes` leads from one committed state to a later one; transactions in between are
+//! not told apart. Writers wait while pages are read: at most a fifth of the time. A reading costs
+//! the whole database, in a thread of its own; WAL mode is better whenever the application allows.
+
+use crate::attach::{AttachedAsIs, Files, connect};
+use crate::changes::Changes;
+use crate::hash::page_hash;
+use crate::pages::Image;
+use crate::snapshot::Snapshot;
+use crate::trail::{CaptureError, Drained, LostTrail};
+use rusqlite::Connection;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Between two looks at whether anybody committed.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+/// Between two looks at which file the path leads to.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
+/// Pauses for each time that writers had to wait, so that they wait a fifth of the time.
+const PAUSES_PER_SCAN: u32 = 4;
+/// The longest pause, however long a reading took.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a reading waits for a writer that is at the file.
+const BUSY_WAIT: Duration = Duration::from_secs(2);
+/// What stands in the header of a database in WAL mode.
+const FORMAT_WAL: u8 = 2;
+
+/// Follows one database by the hashes of its pages.
+#[derive(Debug)]
+pub struct Differ {
+    // Before the files that it borrows.
+    scan: Scan,
+    attached: Rc<AttachedAsIs>,
+    /// What `PRAGMA data_version` said before the last reading.
+    version: Option<i64>,
+    lost: Option<LostTrail>,
+    writers_held: bool,
+    look_after: Instant,
+    scan_after: Instant,
+    files_after: Instant,
+    scans: u64,
+}
+
+/// A reading under way, or what the next one needs.
+#[derive(Debug)]
+enum Scan {
+    Idle(Box<Reader>),
+    Running(JoinHandle<(Box<Reader>, Result<Found, ScanError>)>),
+    /// Between the two, and after a thread that could not begin.
+    Absent,
+}
+
+/// A connection and what its last reading found.
+#[derive(Debug)]
+struct Reader {
+    snapshot: Snapshot,
+    table: Vec<u128>,
+}
+
+#[derive(Debug)]
+struct Found {
+    images: Vec<(u32, Option<Image>)>,
+    pages_total: u32,
+    resized: bool,
+    took: Duration,
+}
+
+#[derive(Debug)]
+enum ScanError {
+    Lost(LostTrail),
+    Failed(CaptureError),
+}
+
+impl From<CaptureError> for ScanError {
+    fn from(error: CaptureError) -> ScanError {
+        ScanError::Failed(error)
+    }
+}
+
+impl Differ {
+    /// Begins at the committed state, which is read as a whole.
+    ///
+    /// # Errors
+    /// When the files or SQLite refuse.
+    pub fn start(attached: Rc<AttachedAsIs>) -> Result<Differ, CaptureError> {
+        let keeper = &attached.keeper;
+        keeper.busy_timeout(Duration::ZERO).map_err(|source| refused(&attached, source))?;
+        let now = Instant::now();
+        let mut differ = Differ {
+            scan: Scan::Absent,
+            attached,
+            version: None,
+            lost: None,
+            writers_held: false,
+            look_after: now,
+            scan_after: now,
+            files_after: now + FILES_INTERVAL,
+            scans: 0,
+        };
+        differ.restart()?;
+        Ok(differ)
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn attached(&self) -> &Rc<AttachedAsIs> {
+        &self.attached
+    }
+
+    /// Readings of the whole database so far.
+    #[must_use]
+    pub fn scans(&self) -> u64 {
+        self.scans
+    }
+
+    /// Begins anew at the committed state; what lies between is for a resync to find.
+    ///
+    /// # Errors
+    /// When the database is another one now, or the files or SQLite refuse.
+    pub fn restart(&mut self) -> Result<(), CaptureError> {
+        if self.attached.replaced() {
+            return Err(CaptureError::Replaced { path: self.attached.path.clone() });
+        }
+        self.join();
+        let mut reader = Box::new(Reader { snapshot: self.connect()?, table: Vec::new() });
+        self.version = self.version_now();
+        match reader.scan(0, self.attached.page_bytes) {
+            Ok(_) => {}
+            Err(ScanError::Failed(error)) => return Err(error),
+            Err(ScanError::Lost(_)) => {
+                return Err(CaptureError::Replaced { path: self.attached.path.clone() });
+            }
+        }
+        self.scans += 1;
+        self.scan = Scan::Idle(reader);
+        self.lost = None;
+        Ok(())
+    }
+
+    /// Captures what was committed. `More`: a reading is under way or due, come again at
+    /// [`Differ::next_due`]. `Nothing`: everything committed before this call is captured.
+    ///
+    /// # Errors
+    /// When the files or SQLite refuse.
+    pub fn tend(&mut self, now: Instant, changes: &mut Changes) -> Result<Drained, CaptureError> {
+        if let Some(lost) = self.lost {
+            return Ok(Drained::Lost(lost));
+        }
+        if now >= self.files_after {
+            self.files_after = now + FILES_INTERVAL;
+            if self.attached.replaced() {
+                return Ok(self.lose(LostTrail::Replaced, changes));
+            }
+        }
+        self.look_after = now + LOOK_INTERVAL;
+        match &self.scan {
+            Scan::Running(thread) if !thread.is_finished() => return Ok(Drained::More),
+            Scan::Running(_) => return self.take(now, changes),
+            Scan::Idle(_) | Scan::Absent => {}
+        }
+        let version = self.version_now();
+        if version.is_some() && version == self.version {
+            return Ok(Drained::Nothing);
+        }
+        if version.is_some() && (self.writers_held || now >= self.scan_after) {
+            self.begin(version, changes.room_bytes())?;
+        }
+        Ok(Drained::More)
+    }
+
+    /// When [`Differ::tend`] has something to do.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        Some(self.look_after)
+    }
+
+    /// Keeps writers out, readers not: true when they are.
+    ///
+    /// # Errors
+    /// When SQLite refuses for another reason than a writer.
+    pub fn hold_writers(&mut self, wait: Duration) -> Result<bool, CaptureError> {
+        if self.writers_held {
+            return Ok(true);
+        }
+        let keeper = &self.attached.keeper;
+        let set =
+            |wait| keeper.busy_timeout(wait).map_err(|source| refused(&self.attached, source));
+        set(wait)?;
+        let held = keeper.execute_batch("BEGIN IMMEDIATE");
+        set(Duration::ZERO)?;
+        match held {
+            Ok(()) => self.writers_held = true,
+            Err(error) if is_busy(&error) => return Ok(false),
+            Err(source) => return Err(refused(&self.attached, source)),
+        }
+        Ok(true)
+    }
+
+    /// Lets writers go on.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn release_writers(&mut self) -> Result<(), CaptureError> {
+        if std::mem::take(&mut self.writers_held) {
+            let ended = self.attached.keeper.execute_batch("ROLLBACK");
+            ended.map_err(|source| refused(&self.attached, source))?;
+        }
+        Ok(())
+    }
+
+    /// Whether writers are kept out.
+    #[must_use]
+    pub fn writers_held(&self) -> bool {
+        self.writers_held
+    }
+
+    /// The committed state, with everything up to it in `changes`, and whether it continues what
+    /// was captured before. Reads the whole database; writers cannot commit while it is open.
+    ///
+    /// # Errors
+    /// When the files or SQLite refuse.
+    pub fn snapshot(&mut self, changes: &mut Changes) -> Result<(Snapshot, bool), CaptureError> {
+        let gapless = self.lost.is_none();
+        if !gapless {
+            self.restart()?;
+            changes.clear();
+        }
+        let mut snapshot = self.connect()?;
+        if matches!(self.scan, Scan::Running(_)) {
+            self.take(Instant::now(), changes)?;
+        }
+        snapshot.begin()?;
+        snapshot.fix_file(self.attached.page_bytes)?;
+        let version = self.version_now();
+        if version.is_none() || version != self.version {
+            self.begin(version, changes.room_bytes())?;
+            self.take(Instant::now(), changes)?;
+        }
+        if self.lost.is_some() {
+            return Err(CaptureError::Replaced { path: self.attached.path.clone() });
+        }
+        Ok((snapshot, gapless))
+    }
+
+    fn connect(&self) -> Result<Snapshot, CaptureError> {
+        let attached = &self.attached;
+        let connection: Connection =
+            connect(&attached.path, BUSY_WAIT).map_err(|source| refused(attached, source))?;
+        let files: Arc<Files> = attached.files.clone();
+        Ok(Snapshot::of(connection, attached.path.clone(), attached.page_bytes, files))
+    }
+
+    /// Changes whenever somebody else commits; None while somebody is about to.
+    fn version_now(&self) -> Option<i64> {
+        self.attached.keeper.query_row("PRAGMA data_version", [], |row| row.get(0)).ok()
+    }
+
+    fn begin(&mut self, version: Option<i64>, room_bytes: usize) -> Result<(), CaptureError> {
+        let mut reader = match std::mem::replace(&mut self.scan, Scan::Absent) {
+            Scan::Idle(reader) => reader,
+            running @ Scan::Running(_) => {
+                self.scan = running;
+                return Ok(());
+            }
+            // Its table went with the thread that could not begin.
+            Scan::Absent => return self.restart(),
+        };
+        let page_bytes = self.attached.page_bytes;
+        let work = move || {
+            let found = reader.scan(room_bytes, page_bytes);
+            (reader, found)
+        };
+        let builder = std::thread::Builder::new().name("page hashes".to_owned());
+        let thread = builder.spawn(work).map_err(|source| self.failed(source))?;
+        self.scan = Scan::Running(thread);
+        self.version = version;
+        self.scans += 1;
+        Ok(())
+    }
+
+    fn join(&mut self) -> Option<Result<Found, ScanError>> {
+        match std::mem::replace(&mut self.scan, Scan::Absent) {
+            Scan::Running(thread) => {
+                let (reader, found) = thread.join().expect("a reading does not panic");
+                self.scan = Scan::Idle(reader);
+                Some(found)
+            }
+            other @ (Scan::Idle(_) | Scan::Absent) => {
+                self.scan = other;
+                None
+            }
+        }
+    }
+
+    /// Takes what a reading found.
+    fn take(&mut self, now: Instant, changes: &mut Changes) -> Result<Drained, CaptureError> {
+        let found = match self.join() {
+            None => return Ok(Drained::Nothing),
+            Some(Ok(found)) => found,
+            Some(Err(ScanError::Lost(lost))) => return Ok(self.lose(lost, changes)),
+            Some(Err(ScanError::Failed(error))) => {
+                self.version = None;
+                self.scan_after = now + PAUSE_MAX;
+                return Err(error);
+            }
+        };
+        self.scan_after = now + (found.took * PAUSES_PER_SCAN).min(PAUSE_MAX);
+        if found.images.is_empty() && !found.resized {
+            return Ok(Drained::More);
+        }
+        let count = found.images.len() as u64;
+        changes.commit(count, found.images.into_iter(), found.pages_total);
+        Ok(Drained::Some)
+    }
+
+    fn lose(&mut self, lost: LostTrail, changes: &mut Changes) -> Drained {
+        self.lost = Some(lost);
+        changes.clear();
+        Drained::Lost(lost)
+    }
+
+    fn failed(&self, source: io::Error) -> CaptureError {
+        CaptureError::File { path: self.attached.path.clone(), source }
+    }
+}
+
+impl Drop for Differ {
+    fn drop(&mut self) {
+        self.join();
+        if let Err(error) = self.release_writers() {
+            tracing::warn!(%error, "writers are kept out until the database is closed");
+        }
+    }
+}
+
+impl Reader {
+    /// Reads everything under a shared lock. The table changes only when all was read.
+    fn scan(&mut self, room_bytes: usize, page_bytes: u32) -> Result<Found, ScanError> {
+        self.snapshot.begin()?;
+        let began = Instant::now();
+        let compared = self.compare(room_bytes, page_bytes);
+        self.snapshot.end()?;
+        let (images, hashes, pages_total) = compared?;
+        let resized = pages_total as usize != self.table.len();
+        self.table.resize(pages_total as usize, 0);
+        for ((number, _), hash) in images.iter().zip(hashes) {
+            self.table[*number as usize - 1] = hash;
+        }
+        Ok(Found { images, pages_total, resized, took: began.elapsed() })
+    }
+
+    #[expect(clippy::type_complexity, reason = "said once, taken apart at once")]
+    fn compare(
+        &mut self,
+        room_bytes: usize,
+        page_bytes: u32,
+    ) -> Result<(Vec<(u32, Option<Image>)>, Vec<u128>, u32), ScanError> {
+        self.snapshot.check_file(page_bytes)?.map_err(ScanError::Lost)?;
+        self.snapshot.fix_file(page_bytes)?;
+        let (mut images, mut hashes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let table = &self.table;
+        self.snapshot.for_each(1..u32::MAX, |number, page| {
+            let hash = page_hash(number, page);
+            if table.get(number as usize - 1) != Some(&hash) {
+                let keep = bytes + page.len() <= room_bytes;
+                bytes += if keep { page.len() } else { 0 };
+                images.push((number, keep.then(|| page.into())));
+                hashes.push(hash);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((images, hashes, self.snapshot.pages_total()))
+    }
+}
+
+impl Snapshot {
+    /// Whether the file still is what it was attached as.
+    fn check_file(&self, page_bytes: u32) -> Result<Result<(), LostTrail>, CaptureError> {
+        let mut header = [0; 20];
+        match self.files.database.read_exact_at(&mut header, 0) {
+            Ok(()) => {}
+            // Nobody wrote anything yet.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Ok(())),
+            Err(source) => return Err(self.failed(source)),
+        }
+        let size = match u32::from(u16::from_be_bytes([header[16], header[17]])) {
+            1 => 65536,
+            bytes => bytes,
+        };
+        Ok(match () {
+            () if header[18] == FORMAT_WAL => Err(LostTrail::JournalMode),
+            () if size != page_bytes => Err(LostTrail::PageSize),
+            () => Ok(()),
+        })
+    }
+}
+
+fn refused(attached: &AttachedAsIs, source: rusqlite::Error) -> CaptureError {
+    CaptureError::Sqlite { path: attached.path.clone(), source }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+}

@@ -1,0 +1,458 @@
+//! The thread that owns all databases of a node, in either role.
+//!
+//! One turn, in this order: what the daemon says, what the peer says, what was found by the worker,
+//! every database that may have changed, the commits that wait, the channel. Nothing here waits for
+//! a disk longer than a transaction takes; whole databases are read by the worker.
+//!
+//! Promises: while this node is not primary no application writes a database, from before the first
+//! frame of a primary on; what a database holds is known before it is led or attended.
+
+mod discover;
+mod hold;
+mod notice;
+mod peer;
+mod roles;
+mod turn;
+mod wait;
+
+use crate::attend::Attend;
+use crate::barrier::{Barrier, RequestId};
+use crate::lead::Lead;
+use crate::ledger::Ledger;
+use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
+use crate::wire::Position;
+use crate::worker::{Ticket, Worker};
+use staffetta_bulk::{Stream, Wake};
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A database that changed is looked at this often for as long: SQLite writes the log first and the
+/// index after it, so that the notice of the one comes before the other.
+const LOOK_INTERVAL: Duration = Duration::from_micros(50);
+const LOOKED_AT_FOR: Duration = Duration::from_millis(20);
+/// Every database is looked at this often, whatever the notices say.
+const LOOK_ALWAYS_INTERVAL: Duration = Duration::from_secs(1);
+/// New, gone and replaced files are looked for this often.
+const DISCOVER_INTERVAL: Duration = Duration::from_secs(1);
+/// What others see is renewed this often.
+const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+/// Frames of the peer in one turn.
+const FRAMES_PER_TURN_MAX: usize = 256;
+
+/// What is replicated, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pattern {
+    /// What both nodes call it; with the file's name behind it where the pattern means many.
+    pub name: String,
+    /// Absolute path; the last part may hold `*` and `?`.
+    pub pattern: String,
+    /// Left in a rollback journal, and followed by differences.
+    pub keep_journal: bool,
+    /// Commits wait for the standby for so long.
+    pub sync: Option<Duration>,
+    /// Synchronous commits wait for ever where nobody can be told that the standby lacks them.
+    pub block_alone: bool,
+    /// Acknowledged is what is on the disk.
+    pub durable: bool,
+    /// Transactions that the standby may lack before writers wait; 0: any number.
+    pub unacked_max: u64,
+    /// All pages are compared this often.
+    pub scrub: Option<Duration>,
+}
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What is replicated.
+    pub patterns: Vec<Pattern>,
+    /// For histories.
+    pub state: PathBuf,
+    /// For archived copies.
+    pub archive: PathBuf,
+    /// The socket at which commits wait.
+    pub barrier: Option<PathBuf>,
+}
+
+/// What the daemon wants.
+pub enum Command {
+    /// This node is primary of this epoch.
+    Lead(u64),
+    /// It is not; the highest epoch that it knows.
+    Follow(u64),
+    /// Hold all writers and ship everything, until then; the answer says whether the standby has
+    /// all.
+    Hold(Instant, HoldReply),
+    /// Let writers go on.
+    Unhold,
+    /// A ruling: the primary's data stays, this node's is archived (true); or an operator decides.
+    Rule(PathBuf, bool),
+    /// Compare all pages again and bring the standby to what the primary has; on the standby:
+    /// overwrite what diverged, after it is archived.
+    Resync(PathBuf),
+    /// Compare all pages with what is known of them; all databases when none is named.
+    Scrub(Option<PathBuf>),
+    /// The standby, or the arbiter, knows durably that it lacks something (true), or no longer.
+    Degraded(bool),
+}
+
+/// Answers a [`Command::Hold`].
+pub type HoldReply = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// The engine's ends: cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: Sender<Command>,
+    streams: Sender<Stream>,
+    wake: Wake,
+    board: Board,
+    leading: Arc<AtomicU64>,
+}
+
+type Board = Arc<Mutex<Arc<Vec<DatabaseStatus>>>>;
+
+impl Handle {
+    /// Says something to the engine.
+    pub fn say(&self, command: Command) {
+        // The engine ends with the last handle, or with the process.
+        let _ = self.commands.send(command);
+        (self.wake)();
+    }
+
+    /// Where streams of the peer go.
+    #[must_use]
+    pub fn streams(&self) -> Sender<Stream> {
+        self.streams.clone()
+    }
+
+    /// To be called after each stream.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        Arc::clone(&self.wake)
+    }
+
+    /// All databases as they were a moment ago.
+    #[must_use]
+    pub fn status(&self) -> Arc<Vec<DatabaseStatus>> {
+        self.board.lock().expect("no holder panics").clone()
+    }
+
+    /// The epoch that this node leads; none while it does not.
+    #[must_use]
+    pub fn leading(&self) -> Option<u64> {
+        match self.leading.load(Ordering::Acquire) {
+            0 => None,
+            epoch => Some(epoch),
+        }
+    }
+}
+
+/// Cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the replication of databases: {what}: {source}")]
+pub struct StartError {
+    what: String,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Starts the engine. It follows until it is told to lead.
+///
+/// # Errors
+/// When a descriptor, thread, or the barrier's socket cannot be had.
+pub fn start(
+    options: Options,
+    notices: impl Fn(Notice) + Send + 'static,
+) -> Result<Handle, StartError> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |source| StartError { what, source }
+    };
+    let (wake, woken) = waker().map_err(failed("a descriptor to be woken by"))?;
+    let (commands, todo) = mpsc::channel();
+    let (streams, arriving) = mpsc::channel();
+    let board: Board = Arc::default();
+    let leading = Arc::new(AtomicU64::new(0));
+    let barrier = match &options.barrier {
+        Some(path) => {
+            Some(Barrier::bind(path).map_err(failed(&format!("socket {}", path.display())))?)
+        }
+        None => None,
+    };
+    let watch = notice::Watch::new().map_err(failed("inotify"))?;
+    let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
+    let checkpoints =
+        Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
+    let shared = (Arc::clone(&board), Arc::clone(&leading));
+    let build = move || {
+        let now = Instant::now();
+        Engine {
+            options,
+            notices: Box::new(notices),
+            role: Role::Following,
+            floor: 0,
+            databases: BTreeMap::new(),
+            next_id: 1,
+            generation: 0,
+            stream: None,
+            frame: Vec::new(),
+            arriving,
+            todo,
+            woken,
+            watch,
+            scans,
+            checkpoints,
+            barrier,
+            waiting: Vec::new(),
+            hold: None,
+            sync: wait::Sync::default(),
+            without: 0,
+            discover_at: now,
+            status_at: now,
+            board: shared.0,
+            leading: shared.1,
+        }
+    };
+    std::thread::Builder::new()
+        .name("databases".into())
+        .spawn(move || build().run())
+        .map_err(failed("a thread"))?;
+    Ok(Handle { commands, streams, wake, board, leading })
+}
+
+fn waker() -> std::io::Result<(Wake, OwnedFd)> {
+    // SAFETY: eventfd only makes a descriptor.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: just made, and nobody else has it.
+    let woken = unsafe { OwnedFd::from_raw_fd(fd) };
+    let writer = woken.try_clone()?;
+    let wake = move || {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the descriptor is open as long as the closure lives. A full counter wakes too.
+        unsafe { libc::write(writer.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    };
+    Ok((Arc::new(wake), woken))
+}
+
+/// What this node is to its databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Leading(u64),
+    Following,
+}
+
+/// One database.
+struct Database {
+    name: String,
+    path: PathBuf,
+    pattern: usize,
+    id: u32,
+    /// What the worker is doing for it is worth something only under this number.
+    generation: u64,
+    /// A task of the worker is under way.
+    scanning: bool,
+    checkpointing: bool,
+    ledger: Ledger,
+    side: Side,
+    counters: DatabaseCounters,
+    trouble: Option<String>,
+    retry_at: Instant,
+    active_until: Instant,
+    look_at: Instant,
+    scrub: Scrub,
+}
+
+/// The comparison of all pages.
+#[derive(Debug, Clone, Copy)]
+struct Scrub {
+    due: Option<Instant>,
+    under_way: bool,
+    last: Option<(Instant, usize)>,
+}
+
+/// What the database is to this node.
+#[derive(Debug)]
+enum Side {
+    /// Not open: gone, or in trouble.
+    Closed,
+    Lead(Box<Lead>),
+    /// No longer primary, and an application still holds the write lock.
+    Yield(Box<Lead>),
+    Attend(Box<Attend>),
+}
+
+/// A commit that waits.
+#[derive(Debug)]
+struct Waiting {
+    id: RequestId,
+    database: PathBuf,
+    /// All up to here must be acknowledged; none before the capture caught up with the request.
+    target: Option<Position>,
+    since: Instant,
+}
+
+struct Engine {
+    options: Options,
+    notices: Box<dyn Fn(Notice) + Send>,
+    role: Role,
+    /// The highest epoch known: lower ones are refused.
+    floor: u64,
+    databases: BTreeMap<PathBuf, Database>,
+    next_id: u32,
+    generation: u64,
+    stream: Option<Stream>,
+    /// The frame of the peer that is being read.
+    frame: Vec<u8>,
+    arriving: Receiver<Stream>,
+    todo: Receiver<Command>,
+    woken: OwnedFd,
+    watch: notice::Watch,
+    scans: Worker,
+    checkpoints: Worker,
+    barrier: Option<Barrier>,
+    waiting: Vec<Waiting>,
+    hold: Option<hold::Holding>,
+    sync: wait::Sync,
+    /// Commits answered without the standby.
+    without: u64,
+    discover_at: Instant,
+    status_at: Instant,
+    board: Board,
+    leading: Arc<AtomicU64>,
+}
+
+impl Engine {
+    fn run(mut self) {
+        let mut polled = Vec::new();
+        loop {
+            if !self.commands() {
+                return;
+            }
+            let now = Instant::now();
+            self.streams();
+            self.hear(now);
+            self.found(now);
+            if now >= self.discover_at {
+                self.discover_at = now + DISCOVER_INTERVAL;
+                self.discover(now);
+            }
+            let more = self.turn(now);
+            self.wait_turn(now);
+            self.hold_turn(now);
+            self.flush();
+            if now >= self.status_at {
+                self.status_at = now + STATUS_INTERVAL;
+                self.post(now);
+            }
+            if !more {
+                self.sleep(&mut polled);
+            }
+        }
+    }
+
+    /// False when nobody is left to say anything.
+    fn commands(&mut self) -> bool {
+        loop {
+            match self.todo.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(mpsc::TryRecvError::Empty) => return true,
+                Err(mpsc::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Lead(epoch) => self.lead(epoch, now),
+            Command::Follow(epoch) => self.follow(epoch, now),
+            Command::Hold(until, reply) => self.begin_hold(until, reply),
+            Command::Unhold => self.end_hold(),
+            Command::Rule(path, winner) => self.rule(&path, winner, now),
+            Command::Resync(path) => self.resync(&path, now),
+            Command::Scrub(path) => self.scrub(path.as_deref(), now),
+            Command::Degraded(degraded) => self.degraded(degraded),
+        }
+    }
+
+    fn say(&self, notice: Notice) {
+        (self.notices)(notice);
+    }
+
+    fn ticket(&self, database: &Database) -> Ticket {
+        Ticket { id: database.id, generation: database.generation }
+    }
+
+    /// Waits until something may have happened.
+    fn sleep(&mut self, polled: &mut Vec<libc::pollfd>) {
+        polled.clear();
+        let mut add = |fd: RawFd, events: i16| {
+            polled.push(libc::pollfd { fd, events, revents: 0 });
+        };
+        add(self.woken.as_raw_fd(), libc::POLLIN);
+        add(self.watch.fd(), libc::POLLIN);
+        let mut until = self.next_due();
+        if let Some(stream) = &self.stream {
+            let held = stream.ready_at();
+            let write = stream.wants_write() && held.is_none();
+            add(stream.fd(), if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN });
+            until = held.map_or(until, |at| until.min(at));
+        }
+        if let Some(barrier) = &self.barrier {
+            for (fd, events) in barrier.polled() {
+                add(fd, events);
+            }
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = libc::timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        let count = polled.len() as libc::nfds_t;
+        // SAFETY: the array and the time live for the call; no signal mask is changed.
+        unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
+        if polled[0].revents != 0 {
+            let mut counter = [0u8; 8];
+            // SAFETY: reads at most eight bytes into eight bytes.
+            unsafe {
+                libc::read(self.woken.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len());
+            }
+        }
+        if polled[1].revents != 0 {
+            self.noticed();
+        }
+    }
+
+    /// Databases whose log was written to.
+    fn noticed(&mut self) {
+        let until = Instant::now() + LOOKED_AT_FOR;
+        let noticed = self.watch.noticed();
+        if noticed.folders {
+            self.discover_at = Instant::now();
+        }
+        for database in self.databases.values_mut() {
+            if noticed.all || noticed.ids.contains(&database.id) {
+                database.active_until = until;
+                database.look_at = Instant::now();
+            }
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        let mut due = self.status_at.min(self.discover_at);
+        for database in self.databases.values() {
+            due = due.min(database.look_at);
+        }
+        for at in [self.wait_due(), self.hold_due()].into_iter().flatten() {
+            due = due.min(at);
+        }
+        due
+    }
+}

@@ -1,0 +1,205 @@
+//! Files that appear, go, and are replaced; opening and closing them.
+
+use super::{DISCOVER_INTERVAL, Database, Engine, Role, Scrub, Side};
+use crate::apply::{Durability, Replica};
+use crate::attach::{Attached, beside};
+use crate::attend::Attend;
+use crate::capture::Source;
+use crate::lead::Lead;
+use crate::ledger::Ledger;
+use crate::sites;
+use crate::status::{DatabaseCounters, Notice};
+use crate::wire::DATABASES_MAX;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// What could not be opened is tried again after this.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Looks for files that the patterns mean, and for those that went.
+    pub(super) fn discover(&mut self, now: Instant) {
+        let mut found: BTreeSet<PathBuf> = BTreeSet::new();
+        for at in 0..self.options.patterns.len() {
+            let pattern = self.options.patterns[at].pattern.clone();
+            if let Some(folder) = Path::new(&pattern).parent() {
+                self.watch.folder(folder);
+            }
+            for path in sites::expand(&pattern, DATABASES_MAX - found.len()) {
+                if !self.databases.contains_key(&path) {
+                    self.add(path.clone(), at, now);
+                }
+                found.insert(path);
+            }
+        }
+        let gone: Vec<PathBuf> =
+            self.databases.keys().filter(|path| !found.contains(*path)).cloned().collect();
+        for path in gone {
+            self.vanished(&path, now);
+        }
+        let replaced: Vec<PathBuf> = self
+            .databases
+            .values()
+            .filter(|database| database.is_replaced())
+            .map(|database| database.path.clone())
+            .collect();
+        for path in replaced {
+            self.reopen(&path, now);
+            self.say(Notice::Replaced(path));
+        }
+        let retry: Vec<PathBuf> = self
+            .databases
+            .values()
+            .filter(|database| matches!(database.side, Side::Closed) && database.retry_at <= now)
+            .map(|database| database.path.clone())
+            .collect();
+        for path in retry {
+            self.open(&path, now);
+        }
+    }
+
+    /// Where a database of the peer's is on this node, and the number of the pattern that says so.
+    pub(super) fn site_of(&self, name: &str) -> Option<(PathBuf, usize)> {
+        let patterns = self.options.patterns.iter().enumerate();
+        patterns
+            .filter_map(|(at, pattern)| {
+                Some((sites::path_of(&pattern.name, &pattern.pattern, name)?, at))
+            })
+            .next()
+    }
+
+    /// Begins to care for a database, and opens it.
+    pub(super) fn add(&mut self, path: PathBuf, pattern: usize, now: Instant) {
+        let ledger = match Ledger::open(&self.options.state, &path) {
+            Ok(ledger) => ledger,
+            Err(error) => return self.say(Notice::Trouble(path, error.to_string())),
+        };
+        let of = &self.options.patterns[pattern];
+        let interval = of.scrub;
+        let database = Database {
+            name: sites::name_of(&of.name, &of.pattern, &path),
+            path: path.clone(),
+            pattern,
+            id: self.next_id,
+            generation: self.generation,
+            scanning: false,
+            checkpointing: false,
+            ledger,
+            side: Side::Closed,
+            counters: DatabaseCounters::default(),
+            trouble: None,
+            retry_at: now,
+            active_until: now,
+            look_at: now,
+            scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
+        };
+        self.next_id += 1;
+        self.databases.insert(path.clone(), database);
+        self.say(Notice::Found(path.clone()));
+        self.open(&path, now);
+    }
+
+    fn vanished(&mut self, path: &Path, now: Instant) {
+        let attended = self.stream.is_some() && self.role == Role::Following;
+        let Some(database) = self.databases.get(path) else { return };
+        if attended && matches!(database.side, Side::Closed) {
+            // Named by the primary, and about to be made here.
+            return;
+        }
+        let id = database.id;
+        self.databases.remove(path);
+        self.watch.forget(id);
+        self.tell_gone(id);
+        self.discover_at = now + DISCOVER_INTERVAL;
+        self.say(Notice::Vanished(path.to_owned()));
+    }
+
+    /// Opens a file in the role of the moment. What fails is tried again.
+    pub(super) fn open(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get(path) else { return };
+        let durable = self.options.patterns[database.pattern].durable;
+        let opened = Attached::open(path).map_err(|error| error.to_string());
+        let side = opened.and_then(|attached| {
+            let attached = Rc::new(attached);
+            match self.role {
+                Role::Leading(epoch) => lead(attached, epoch),
+                Role::Following => attend(attached, durable, false),
+            }
+        });
+        self.opened(path, side, now);
+    }
+
+    /// Takes over what was opened, or what hindered it.
+    pub(super) fn opened(&mut self, path: &Path, side: Result<Side, String>, now: Instant) {
+        self.generation += 1;
+        let generation = self.generation;
+        let Some(database) = self.databases.get_mut(path) else { return };
+        database.generation = generation;
+        database.scanning = false;
+        database.checkpointing = false;
+        database.scrub.under_way = false;
+        database.look_at = now;
+        match side {
+            Ok(side) => {
+                database.side = side;
+                let log = beside(path, "-wal");
+                let (id, healed) = (database.id, database.trouble.take().is_some());
+                self.watch.log(&log.canonicalize().unwrap_or(log), id);
+                if let Role::Leading(epoch) = self.role {
+                    self.begin_reign(path, epoch);
+                    self.name_one(path);
+                }
+                if healed {
+                    self.say(Notice::Healed(path.to_owned()));
+                }
+            }
+            Err(why) => {
+                database.side = Side::Closed;
+                self.trouble(path, why, now);
+            }
+        }
+    }
+
+    /// Closes a database, to be opened again later.
+    pub(super) fn trouble(&mut self, path: &Path, why: String, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        database.side = Side::Closed;
+        database.retry_at = now + RETRY;
+        let news = database.trouble.as_ref() != Some(&why);
+        database.trouble = Some(why.clone());
+        if news {
+            self.say(Notice::Trouble(path.to_owned(), why));
+        }
+    }
+
+    /// Closes and opens a database: its path leads elsewhere, or nothing known of it holds.
+    pub(super) fn reopen(&mut self, path: &Path, now: Instant) {
+        if let Some(database) = self.databases.get_mut(path) {
+            database.side = Side::Closed;
+        }
+        self.open(path, now);
+    }
+}
+
+impl Database {
+    fn is_replaced(&self) -> bool {
+        match &self.side {
+            Side::Closed => false,
+            Side::Lead(lead) | Side::Yield(lead) => lead.source().attached().replaced(),
+            Side::Attend(attend) => attend.replica().attached().replaced(),
+        }
+    }
+}
+
+pub(super) fn lead(attached: Rc<Attached>, epoch: u64) -> Result<Side, String> {
+    let follower = crate::follow::Follower::start(attached).map_err(|error| error.to_string())?;
+    Ok(Side::Lead(Box::new(Lead::new(Source::Log(follower), epoch))))
+}
+
+pub(super) fn attend(attached: Rc<Attached>, durable: bool, fresh: bool) -> Result<Side, String> {
+    let durability = if durable { Durability::Durable } else { Durability::Applied };
+    let replica = Replica::open(attached, durability).map_err(|error| error.to_string())?;
+    Ok(Side::Attend(Box::new(Attend::new(replica, fresh))))
+}

@@ -1,0 +1,181 @@
+//! From copy to original and back.
+
+use super::discover::{attend, lead};
+use super::{Engine, Role, Side};
+use crate::capture::Source;
+use crate::follow::Follower;
+use crate::lead::Lead;
+use crate::outlet::Outlet;
+use crate::status::Notice;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How long a node that is no longer primary waits at once for an application's transaction.
+const YIELD_WAIT: Duration = Duration::from_millis(20);
+/// Turns in which what is left is captured when writers are out.
+const DRAIN_TURNS_MAX: usize = 100_000;
+
+impl Engine {
+    /// This node is primary: every copy becomes the original, under its fence, which falls last.
+    pub(super) fn lead(&mut self, epoch: u64, now: Instant) {
+        self.floor = self.floor.max(epoch);
+        if self.role == Role::Leading(epoch) {
+            return;
+        }
+        // What arrived whole is applied before the copy becomes the original.
+        self.hear(now);
+        let renumbered = matches!(self.role, Role::Leading(_));
+        self.drop_stream();
+        self.role = Role::Leading(epoch);
+        let paths: Vec<PathBuf> = self.databases.keys().cloned().collect();
+        for path in paths {
+            if renumbered {
+                self.renumber(&path, epoch);
+            } else {
+                self.promote(&path, epoch, now);
+            }
+        }
+        self.leading.store(epoch, Ordering::Release);
+    }
+
+    fn renumber(&mut self, path: &Path, epoch: u64) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        if let Side::Lead(lead) = &mut database.side {
+            let after = lead.renumber(epoch);
+            if let Err(error) = database.ledger.reign(epoch, after) {
+                self.say(Notice::Trouble(path.to_owned(), error.to_string()));
+            }
+        }
+    }
+
+    fn promote(&mut self, path: &Path, epoch: u64, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        match std::mem::replace(&mut database.side, Side::Closed) {
+            Side::Closed => self.open(path, now),
+            Side::Lead(mut led) | Side::Yield(mut led) => {
+                // Never fenced since it led last: it goes on.
+                let released = led.source_mut().release_writers();
+                let after = led.renumber(epoch);
+                database.side = Side::Lead(led);
+                let noted = database.ledger.reign(epoch, after).map_err(|error| error.to_string());
+                if let Err(why) = released.map_err(|error| error.to_string()).and(noted) {
+                    self.trouble(path, why, now);
+                }
+            }
+            Side::Attend(attended) => {
+                let replica = attended.into_replica();
+                let table = replica.table().filter(|_| !replica.foreign_write()).cloned();
+                let (attached, fence) = replica.promote();
+                let side = fence
+                    .hand_over(&attached)
+                    .map_err(|error| error.to_string())
+                    .and_then(|()| {
+                        Follower::start_fenced(attached).map_err(|error| error.to_string())
+                    })
+                    .map(|follower| {
+                        let lead = Lead::new(Source::Log(follower), epoch);
+                        Side::Lead(Box::new(match table {
+                            Some(table) => lead.with_table(table),
+                            None => lead,
+                        }))
+                    });
+                self.opened(path, side, now);
+                if let Some(database) = self.databases.get_mut(path)
+                    && let Side::Lead(lead) = &mut database.side
+                    && let Err(error) = lead.source_mut().release_writers()
+                {
+                    self.trouble(path, error.to_string(), now);
+                }
+            }
+        }
+    }
+
+    /// The history of a database that this node leads from now on: durable before anything of it
+    /// is shipped.
+    pub(super) fn begin_reign(&mut self, path: &Path, epoch: u64) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        let Side::Lead(lead) = &database.side else { return };
+        let ledger = &mut database.ledger;
+        let after = lead.sum().and_then(|sum| ledger.position_of(sum)).or_else(|| ledger.newest());
+        let began = ledger.reign(epoch, after.unwrap_or_default());
+        if let Some(sum) = lead.sum() {
+            ledger.note(lead.shipped(), sum);
+        }
+        if let Err(error) = began {
+            self.say(Notice::Trouble(path.to_owned(), error.to_string()));
+        }
+    }
+
+    /// This node is not primary: no application writes any more.
+    pub(super) fn follow(&mut self, epoch: u64, now: Instant) {
+        self.floor = self.floor.max(epoch);
+        if self.role == Role::Following {
+            return;
+        }
+        self.leading.store(0, Ordering::Release);
+        self.drop_stream();
+        self.role = Role::Following;
+        self.hold = None;
+        let paths: Vec<PathBuf> = self.databases.keys().cloned().collect();
+        for path in paths {
+            if let Some(database) = self.databases.get_mut(&path) {
+                database.side = match std::mem::replace(&mut database.side, Side::Closed) {
+                    Side::Lead(lead) => Side::Yield(lead),
+                    other @ (Side::Closed | Side::Yield(_) | Side::Attend(_)) => other,
+                };
+            }
+            self.yield_up(&path, now);
+        }
+    }
+
+    /// Fences a database that this node led, as soon as no application is amid a transaction.
+    pub(super) fn yield_up(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        let durable = self.options.patterns[database.pattern].durable;
+        let Side::Yield(lead) = &mut database.side else { return };
+        match lead.source_mut().hold_writers(YIELD_WAIT) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return self.trouble(path, error.to_string(), now),
+        }
+        // What was committed to the last moment belongs to this node's own history.
+        let mut nobody = Outlet::new(None);
+        lead.deserted();
+        let mut known = true;
+        for _ in 0..DRAIN_TURNS_MAX {
+            let turn = match lead.capture(now) {
+                Ok(turn) => turn,
+                Err(error) => return self.trouble(path, error.to_string(), now),
+            };
+            known &= turn.lost.is_none();
+            let shipped = lead.ship(0, &mut nobody);
+            if turn.lost.is_some() || shipped.is_err() || !turn.more {
+                known &= shipped.is_ok();
+                break;
+            }
+        }
+        if let (Some(sum), true) = (lead.sum(), known) {
+            database.ledger.note(lead.shipped(), sum);
+        }
+        let Side::Yield(lead) = std::mem::replace(&mut database.side, Side::Closed) else { return };
+        let (source, table) = lead.into_source();
+        let side = attend(source.end(), durable, false).map(|mut side| {
+            if let (Side::Attend(attend), Some(table), true) = (&mut side, table, known) {
+                attend.of_own_reign(table, &mut database.ledger);
+            }
+            side
+        });
+        self.opened(path, side, now);
+    }
+
+    /// Leads anew without a table: everything that is known of a database may be wrong.
+    pub(super) fn lead_anew(&mut self, path: &Path, now: Instant) {
+        let Role::Leading(epoch) = self.role else { return };
+        let Some(database) = self.databases.get_mut(path) else { return };
+        let Side::Lead(led) = std::mem::replace(&mut database.side, Side::Closed) else { return };
+        let (source, _) = led.into_source();
+        let side = lead(source.end(), epoch);
+        self.opened(path, side, now);
+    }
+}

@@ -1,0 +1,470 @@
+//! What is due for each database, and what the worker found.
+
+use super::{Database, Engine, LOOK_ALWAYS_INTERVAL, LOOK_INTERVAL, Role, Scrub, Side};
+use crate::attend::{Outcome, Stage};
+use crate::ledger::Kinship;
+use crate::outlet::Outlet;
+use crate::status::{DatabaseStatus, Notice, State};
+use crate::wire::Entry;
+use crate::worker::{Done, Task};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A copy is scanned again this often where a primary's channel is away, to see foreign writes.
+const TEND_COPY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a database needs that only the engine can do.
+#[derive(Debug)]
+enum Need {
+    Nothing,
+    Scan,
+    Anew(String),
+    Broken(String),
+    Ruling(Kinship),
+    Remake(Box<Entry>),
+}
+
+impl Engine {
+    /// One turn of every database that may have changed: true when work is left.
+    pub(super) fn turn(&mut self, now: Instant) -> bool {
+        let mut more = false;
+        let mut needs: Vec<(PathBuf, Need)> = Vec::new();
+        let mut failed = None;
+        for database in self.databases.values_mut() {
+            let looked = database.look_at <= now;
+            let waits = matches!(&database.side, Side::Lead(lead) if lead.has_work());
+            if !looked && !waits {
+                continue;
+            }
+            let mut outlet = Outlet::new(self.stream.as_mut());
+            let (need, busy) = database.turn(now, looked, &mut outlet);
+            more |= busy;
+            failed = failed.or(outlet.failed);
+            if !matches!(need, Need::Nothing) {
+                needs.push((database.path.clone(), need));
+            }
+        }
+        if let Some(error) = failed {
+            self.ended(&error);
+        }
+        for (path, need) in needs {
+            self.provide(&path, need, now);
+        }
+        self.back_pressure();
+        more
+    }
+
+    fn provide(&mut self, path: &Path, need: Need, now: Instant) {
+        match need {
+            Need::Nothing => {}
+            Need::Scan => self.begin_scan(path, now),
+            Need::Anew(why) => {
+                if let Some(database) = self.databases.get_mut(path) {
+                    database.counters.lost += 1;
+                }
+                self.say(Notice::LostTrail(path.to_owned(), why));
+                self.start_over(path, now);
+            }
+            Need::Broken(why) => self.trouble(path, why, now),
+            Need::Ruling(kinship) => self.diverged(path, kinship, now),
+            Need::Remake(entry) => self.remake(path, *entry, now),
+        }
+        if let Some(database) = self.databases.get(path)
+            && matches!(database.side, Side::Yield(_))
+        {
+            self.yield_up(path, now);
+        }
+    }
+
+    /// Everything of a database on the primary is read again.
+    fn start_over(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        self.generation += 1;
+        database.generation = self.generation;
+        database.scanning = false;
+        let Side::Lead(lead) = &mut database.side else { return };
+        match lead.start_over() {
+            Ok(()) => self.begin_scan(path, now),
+            // Another file, other pages: opened anew.
+            Err(error) => {
+                tracing::info!(database = %path.display(), %error, "opened anew");
+                self.reopen(path, now);
+            }
+        }
+        self.name_one(path);
+    }
+
+    /// Has the worker make the table.
+    pub(super) fn begin_scan(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        if database.scanning {
+            return;
+        }
+        let task = match &mut database.side {
+            Side::Closed | Side::Yield(_) => return,
+            Side::Lead(lead) => lead.scan().map(Task::Table).map_err(|error| error.to_string()),
+            Side::Attend(attend) => {
+                attend.replica().scan().map(Task::Scan).map_err(|error| error.to_string())
+            }
+        };
+        match task {
+            Ok(task) => {
+                database.scanning = true;
+                let ticket = self.ticket(&self.databases[path]);
+                self.scans.perform(ticket, task);
+            }
+            Err(why) => self.trouble(path, why, now),
+        }
+    }
+
+    /// Takes what the worker found.
+    pub(super) fn found(&mut self, now: Instant) {
+        while let Some((ticket, done)) = self.scans.done().or_else(|| self.checkpoints.done()) {
+            let asked = |database: &&Database| {
+                database.id == ticket.id && database.generation == ticket.generation
+            };
+            let Some(path) = self.databases.values().find(asked).map(|d| d.path.clone()) else {
+                continue;
+            };
+            if let Err(why) = self.take(&path, done, now) {
+                self.trouble(&path, why, now);
+            }
+        }
+    }
+
+    fn take(&mut self, path: &Path, done: Done, now: Instant) -> Result<(), String> {
+        let Some(database) = self.databases.get_mut(path) else { return Ok(()) };
+        database.look_at = now;
+        let stream = self.stream.as_mut();
+        match (done, &mut database.side) {
+            (Done::Table(found), Side::Lead(lead)) => {
+                database.scanning = false;
+                lead.scanned(found.map_err(|error| error.to_string())?);
+                if let Some(sum) = lead.sum() {
+                    database.ledger.note(lead.shipped(), sum);
+                }
+            }
+            (Done::Scan(found), Side::Attend(attend)) => {
+                database.scanning = false;
+                let scanned = found.map_err(|error| error.to_string())?;
+                if attend.scanned(scanned, &mut database.ledger).is_err() {
+                    // Somebody wrote meanwhile, or a transaction was applied.
+                    self.begin_scan(path, now);
+                }
+            }
+            (Done::Archive(found), Side::Attend(attend)) => match found {
+                Ok(archived) => {
+                    database.counters.archived += 1;
+                    let outcome = attend.archived(&mut Outlet::new(stream));
+                    self.say(Notice::Archived(path.to_owned(), archived.database));
+                    if let Outcome::Remake(entry) = outcome {
+                        self.remake(path, *entry, now);
+                    }
+                }
+                Err(error) => {
+                    attend.pause(error.to_string(), now, &mut Outlet::new(stream));
+                    return Err(error.to_string());
+                }
+            },
+            (Done::Checkpoint(ended), Side::Attend(_)) => {
+                database.checkpointing = false;
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "a checkpoint of a copy failed");
+                }
+            }
+            (Done::Scrub(found), _) => self.scrubbed(path, found, now),
+            (
+                Done::Table(_) | Done::Scan(_) | Done::Archive(_) | Done::Checkpoint(_),
+                Side::Closed | Side::Lead(_) | Side::Yield(_) | Side::Attend(_),
+            ) => {}
+        }
+        Ok(())
+    }
+
+    /// This node's copy holds something that the primary may lack.
+    fn diverged(&mut self, path: &Path, kinship: Kinship, now: Instant) {
+        let Some(database) = self.databases.get(path) else { return };
+        if database.ledger.held() {
+            return;
+        }
+        if database.ledger.is_empty() {
+            // Never part of a pair: there is nothing to rule on, and it is kept.
+            return self.rule(path, true, now);
+        }
+        self.say(Notice::Diverged(path.to_owned(), kinship));
+    }
+
+    /// The ruling on a copy that diverged.
+    pub(super) fn rule(&mut self, path: &Path, winner: bool, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        let Side::Attend(attend) = &mut database.side else { return };
+        let Stage::Diverged(kinship) = *attend.stage() else { return };
+        if let Err(error) = database.ledger.hold(!winner) {
+            return self.say(Notice::Trouble(path.to_owned(), error.to_string()));
+        }
+        if !winner {
+            return;
+        }
+        let at = attend.position().or(database.ledger.newest()).unwrap_or_default();
+        let task = attend.replica().scan().map_err(|error| error.to_string()).map(|scan| {
+            attend.archiving(kinship);
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Task::Archive { scan, folder: self.options.archive.clone(), name, at }
+        });
+        match task {
+            Ok(task) => {
+                let ticket = self.ticket(&self.databases[path]);
+                self.scans.perform(ticket, task);
+            }
+            Err(why) => self.trouble(path, why, now),
+        }
+    }
+
+    /// Compares everything anew, whatever is known.
+    pub(super) fn resync(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        match &mut database.side {
+            Side::Closed => self.open(path, now),
+            Side::Yield(_) => {}
+            Side::Lead(_) => self.start_over(path, now),
+            Side::Attend(attend) => {
+                if matches!(attend.stage(), Stage::Diverged(_)) {
+                    return self.rule(path, true, now);
+                }
+                attend.forget();
+                self.begin_scan(path, now);
+            }
+        }
+    }
+
+    /// Compares all pages with what is known of them.
+    pub(super) fn scrub(&mut self, path: Option<&Path>, now: Instant) {
+        for database in self.databases.values_mut() {
+            if path.is_none_or(|path| path == database.path) {
+                database.scrub.due = Some(now);
+                database.look_at = now;
+            }
+        }
+    }
+
+    fn scrubbed(&mut self, path: &Path, found: Result<Vec<u32>, String>, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        let interval = self.options.patterns[database.pattern].scrub;
+        database.scrub.under_way = false;
+        database.scrub.due = interval.map(|interval| now + interval);
+        match found {
+            Ok(wrong) => {
+                database.scrub.last = Some((now, wrong.len()));
+                self.say(Notice::Scrubbed(path.to_owned(), wrong.len()));
+                if !wrong.is_empty() {
+                    self.resync(path, now);
+                }
+            }
+            Err(why) => {
+                database.scrub.due = Some(now + LOOK_ALWAYS_INTERVAL);
+                tracing::warn!(database = %path.display(), %why, "a scrub ended early");
+            }
+        }
+    }
+
+    fn begin_scrubs(&mut self, now: Instant) {
+        let due: Vec<PathBuf> = self
+            .databases
+            .values()
+            .filter(|database| database.scrub.is_due(now) && !database.scanning)
+            .map(|database| database.path.clone())
+            .collect();
+        for path in due {
+            let Some(database) = self.databases.get_mut(&path) else { continue };
+            let task = match &mut database.side {
+                Side::Closed | Side::Yield(_) => None,
+                Side::Lead(lead) => lead
+                    .scrub()
+                    .map(|(snapshot, table, changed)| Task::Scrub(snapshot, table, changed)),
+                Side::Attend(attend) => attend.replica().table().cloned().and_then(|table| {
+                    let scan = attend.replica().scan().ok()?;
+                    (!attend.replica().foreign_write()).then_some(Task::ScrubCopy(scan, table))
+                }),
+            };
+            let Some(task) = task else { continue };
+            database.scrub.under_way = true;
+            let ticket = self.ticket(&self.databases[&path]);
+            self.scans.perform(ticket, task);
+        }
+    }
+
+    /// Checkpoints of copies that are due.
+    fn begin_checkpoints(&mut self, now: Instant) {
+        for database in self.databases.values_mut() {
+            let Side::Attend(attend) = &mut database.side else { continue };
+            if database.checkpointing {
+                continue;
+            }
+            if let Some(checkpoint) = attend.replica_mut().checkpoint_due(now) {
+                database.checkpointing = true;
+                let ticket =
+                    crate::worker::Ticket { id: database.id, generation: database.generation };
+                self.checkpoints.perform(ticket, Task::Checkpoint(checkpoint));
+            }
+        }
+    }
+
+    /// Writers wait where the standby lacks more than they may risk.
+    fn back_pressure(&mut self) {
+        if self.hold.is_some() {
+            return;
+        }
+        for database in self.databases.values_mut() {
+            let max = self.options.patterns[database.pattern].unacked_max;
+            let Side::Lead(lead) = &mut database.side else { continue };
+            if max == 0 {
+                continue;
+            }
+            let unacked = lead.unacked().unwrap_or(0);
+            let held = lead.source().writers_held();
+            let outcome = match held {
+                false if unacked > max => lead.source_mut().hold_writers(Duration::ZERO).map(drop),
+                true if unacked <= max / 2 => lead.source_mut().release_writers(),
+                true | false => Ok(()),
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(database = %database.path.display(), %error, "back-pressure");
+            }
+        }
+    }
+
+    /// Renews what others see, and begins what is due now and then.
+    pub(super) fn post(&mut self, now: Instant) {
+        self.begin_scrubs(now);
+        self.begin_checkpoints(now);
+        self.tell_heads();
+        let all: Vec<DatabaseStatus> =
+            self.databases.values().map(|database| self.status_of(database, now)).collect();
+        *self.board.lock().expect("no holder panics") = Arc::new(all);
+    }
+
+    fn tell_heads(&mut self) {
+        let Role::Leading(_) = self.role else { return };
+        if self.stream.is_none() {
+            return;
+        }
+        let behind: Vec<_> = self
+            .databases
+            .values()
+            .filter_map(|database| match &database.side {
+                Side::Lead(lead) if lead.acked() != Some(lead.head()) => {
+                    Some((database.id, lead.head()))
+                }
+                Side::Closed | Side::Lead(_) | Side::Yield(_) | Side::Attend(_) => None,
+            })
+            .collect();
+        for (id, head) in behind {
+            self.send(&crate::wire::Message::Head(id, head));
+        }
+    }
+
+    fn status_of(&self, database: &Database, now: Instant) -> DatabaseStatus {
+        let pattern = &self.options.patterns[database.pattern];
+        let mut status = DatabaseStatus {
+            name: database.name.clone(),
+            path: database.path.clone(),
+            state: State::Opening,
+            position: None,
+            head: None,
+            behind: None,
+            behind_ms: 0,
+            behind_bytes: 0,
+            pages: 0,
+            page_bytes: 0,
+            wal_bytes: 0,
+            sum: None,
+            sync: pattern.sync.is_some(),
+            counters: database.counters,
+            trouble: database.trouble.clone(),
+            scrubbed: database
+                .scrub
+                .last
+                .map(|(at, wrong)| (now.saturating_duration_since(at).as_secs(), wrong)),
+        };
+        match &database.side {
+            Side::Closed => {}
+            Side::Lead(lead) | Side::Yield(lead) => lead.describe(now, &mut status),
+            Side::Attend(attend) => attend.describe(&mut status),
+        }
+        status
+    }
+}
+
+impl Scrub {
+    fn is_due(&self, now: Instant) -> bool {
+        !self.under_way && self.due.is_some_and(|due| due <= now)
+    }
+}
+
+impl Database {
+    /// What is due here, and whether work is left that waits for nobody.
+    fn turn(&mut self, now: Instant, looked: bool, outlet: &mut Outlet<'_>) -> (Need, bool) {
+        let active = now < self.active_until;
+        let (need, busy, next) = match &mut self.side {
+            Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
+            Side::Yield(_) => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL / 100),
+            Side::Lead(lead) => {
+                let captured = if looked { lead.capture(now) } else { Ok(Default::default()) };
+                let turn = match captured {
+                    Ok(turn) => turn,
+                    Err(error) => return (Need::Broken(error.to_string()), false),
+                };
+                if let Some(lost) = turn.lost {
+                    return (Need::Anew(lost.to_string()), true);
+                }
+                if turn.busy {
+                    self.active_until = now + super::LOOKED_AT_FOR;
+                }
+                let before = lead.shipped();
+                let more = match lead.ship(self.id, outlet) {
+                    Ok(more) => more,
+                    Err(error) => return (Need::Broken(error.to_string()), false),
+                };
+                if let (true, Some(sum)) = (lead.shipped() != before, lead.sum()) {
+                    self.ledger.note(lead.shipped(), sum);
+                }
+                if let Some(copied) = lead.take_copied() {
+                    self.counters.copies += 1;
+                    self.counters.copied_pages += copied.pages;
+                }
+                let counters = lead.source().counters();
+                self.counters.stalls = counters.stalls;
+                self.counters.stall_us_max = counters.stall_us_max;
+                let need = match lead.wants_scan() && !self.scanning {
+                    true => Need::Scan,
+                    false => Need::Nothing,
+                };
+                let due = lead.source().next_due().unwrap_or(now + LOOK_ALWAYS_INTERVAL);
+                (need, turn.more || more, due)
+            }
+            Side::Attend(attend) => {
+                let need = match attend.go_on(now, &mut self.ledger, outlet) {
+                    Outcome::Nothing | Outcome::Copied { .. } => Need::Nothing,
+                    Outcome::Scan => Need::Scan,
+                    Outcome::Diverged(kinship) => Need::Ruling(kinship),
+                    Outcome::Remake(entry) => Need::Remake(entry),
+                };
+                let need = match (need, attend.stage()) {
+                    (Need::Nothing, Stage::Scanning) if !self.scanning => Need::Scan,
+                    (Need::Nothing, Stage::Following) => {
+                        self.trouble = None;
+                        Need::Nothing
+                    }
+                    (need, _) => need,
+                };
+                (need, false, now + TEND_COPY_INTERVAL)
+            }
+        };
+        let always = now + LOOK_ALWAYS_INTERVAL;
+        let soon = now.max(next).min(always);
+        let leads = matches!(self.side, Side::Lead(_));
+        self.look_at = if active && leads { now + LOOK_INTERVAL } else { soon };
+        (need, busy)
+    }
+}

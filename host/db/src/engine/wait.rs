@@ -1,0 +1,199 @@
+//! Commits that wait for the standby, and what happens when it does not answer.
+//!
+//! Promises: `ok` is answered only for what the standby has acknowledged. Where commits are
+//! synchronous, one is answered without the standby only after it is durable, at the standby or at
+//! the arbiter, that the standby lacks something; or, where nobody can be told, if the
+//! configuration says so.
+
+use super::{Engine, Role, Side, Waiting};
+use crate::barrier::Request;
+use crate::status::Notice;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Requests at an asynchronous database wait this long.
+const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether synchronous commits have what they are named for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Sync {
+    /// The standby answers.
+    #[default]
+    Whole,
+    /// It does not; somebody is being told.
+    Telling(Instant),
+    /// Commits go on without it: it is durable that the standby lacks something (true), or nobody
+    /// could be told (false).
+    Without(bool),
+    /// It has everything again; the daemon is being told.
+    Healing,
+}
+
+impl Engine {
+    /// Takes requests, and answers those that can be.
+    pub(super) fn wait_turn(&mut self, now: Instant) {
+        let mut requests = Vec::new();
+        if let Some(barrier) = &mut self.barrier {
+            barrier.receive(&mut requests);
+        }
+        for request in requests {
+            self.asked(request, now);
+        }
+        self.judge(now);
+        self.heal();
+    }
+
+    fn asked(&mut self, request: Request, now: Instant) {
+        let Role::Leading(_) = self.role else {
+            return self.answer(request.id, "error this node is not primary");
+        };
+        let Some(path) = self.path_of(&request.database) else {
+            let say = format!("error {} is not replicated", request.database.display());
+            return self.answer(request.id, &say);
+        };
+        let Some(database) = self.databases.get_mut(&path) else { return };
+        database.look_at = now;
+        // The target is taken in the next turn: all that was committed by now is captured then.
+        self.waiting.push(Waiting { id: request.id, database: path, target: None, since: now });
+    }
+
+    fn path_of(&self, asked: &Path) -> Option<std::path::PathBuf> {
+        if self.databases.contains_key(asked) {
+            return Some(asked.to_owned());
+        }
+        let same = |path: &&std::path::PathBuf| {
+            path.canonicalize().is_ok_and(|resolved| resolved == asked)
+        };
+        self.databases.keys().find(same).cloned()
+    }
+
+    fn judge(&mut self, now: Instant) {
+        let mut answers = Vec::new();
+        let mut late = None;
+        for waiting in &mut self.waiting {
+            let Some(database) = self.databases.get_mut(&waiting.database) else {
+                answers.push((waiting.id, "error the database is gone".to_owned()));
+                continue;
+            };
+            let Side::Lead(lead) = &mut database.side else {
+                let role = self.role;
+                let why = match role {
+                    Role::Leading(_) => "error the database cannot be followed at the moment",
+                    Role::Following => "error this node is not primary",
+                };
+                answers.push((waiting.id, why.to_owned()));
+                continue;
+            };
+            if waiting.target.is_none() {
+                match lead.capture(now) {
+                    Ok(turn) if !turn.more => waiting.target = Some(lead.head()),
+                    Ok(_) | Err(_) => {}
+                }
+                database.look_at = now;
+            }
+            let pattern = &self.options.patterns[database.pattern];
+            let have = lead.acked().filter(|_| lead.is_live());
+            let waited = now.saturating_duration_since(waiting.since);
+            let reached = match (waiting.target, have) {
+                (Some(target), Some(have)) => {
+                    have.epoch == target.epoch && have.txid >= target.txid
+                }
+                (None, _) | (_, None) => false,
+            };
+            if reached {
+                let have = have.expect("just reached");
+                answers.push((waiting.id, format!("ok {} {}", have.epoch, have.txid)));
+            } else if let Some(timeout) = pattern.sync {
+                match self.sync {
+                    Sync::Without(told) => {
+                        let why = if told { "the standby is away" } else { "nobody to tell" };
+                        answers.push((waiting.id, format!("degraded {why}")));
+                        self.without += 1;
+                    }
+                    Sync::Whole | Sync::Healing if waited >= timeout => {
+                        late = Some(waiting.database.display().to_string());
+                    }
+                    Sync::Telling(since)
+                        if now.saturating_duration_since(since) >= timeout
+                            && !pattern.block_alone =>
+                    {
+                        self.sync = Sync::Without(false);
+                    }
+                    Sync::Whole | Sync::Healing | Sync::Telling(_) => {}
+                }
+            } else if waited >= ASYNC_TIMEOUT {
+                answers.push((waiting.id, format!("timeout {}", waited.as_millis())));
+            }
+        }
+        for (id, line) in &answers {
+            self.answer(*id, line);
+        }
+        self.waiting.retain(|waiting| !answers.iter().any(|(id, _)| *id == waiting.id));
+        if let Some(database) = late {
+            self.sync = Sync::Telling(now);
+            self.say(Notice::Desynced(database));
+        }
+    }
+
+    fn answer(&mut self, id: crate::barrier::RequestId, line: &str) {
+        if let Some(barrier) = &mut self.barrier {
+            barrier.answer(id, line);
+        }
+    }
+
+    /// The daemon says that it is durable that the standby lacks something, or that it lacks
+    /// nothing any more.
+    pub(super) fn degraded(&mut self, degraded: bool) {
+        match (degraded, self.sync) {
+            (true, Sync::Telling(_) | Sync::Without(false)) => self.sync = Sync::Without(true),
+            (false, Sync::Healing) => {
+                self.sync = Sync::Whole;
+                let without = std::mem::take(&mut self.without);
+                if without > 0 {
+                    self.say(Notice::Degraded(without));
+                }
+            }
+            // What came too late for the state of the moment.
+            (true, Sync::Whole | Sync::Healing | Sync::Without(true))
+            | (false, Sync::Whole | Sync::Telling(_) | Sync::Without(_)) => {}
+        }
+    }
+
+    /// The standby has all synchronous databases again: the daemon is to say so.
+    fn heal(&mut self) {
+        let without = matches!(self.sync, Sync::Without(_) | Sync::Telling(_));
+        if !without {
+            return;
+        }
+        if self.role == Role::Following {
+            self.sync = Sync::Whole;
+            return;
+        }
+        let whole = self.databases.values().all(|database| {
+            let sync = self.options.patterns[database.pattern].sync.is_some();
+            match &database.side {
+                Side::Lead(lead) => !sync || lead.unacked() == Some(0),
+                Side::Closed | Side::Yield(_) | Side::Attend(_) => !sync,
+            }
+        });
+        if whole {
+            self.sync = Sync::Healing;
+            self.say(Notice::Synced);
+        }
+    }
+
+    /// When a waiting commit must be looked at again.
+    pub(super) fn wait_due(&self) -> Option<Instant> {
+        let soonest = |waiting: &Waiting| {
+            let database = self.databases.get(&waiting.database);
+            let sync = database.and_then(|d| self.options.patterns[d.pattern].sync);
+            let timeout = sync.unwrap_or(ASYNC_TIMEOUT);
+            match self.sync {
+                Sync::Telling(since) => since + timeout,
+                Sync::Whole | Sync::Without(_) | Sync::Healing => waiting.since + timeout,
+            }
+        };
+        let floor = Instant::now() + Duration::from_millis(1);
+        self.waiting.iter().map(|waiting| soonest(waiting).max(floor)).min()
+    }
+}

@@ -1,0 +1,141 @@
+//! A thread for what reads or writes a whole database: the engine's own thread never waits for it.
+
+use crate::apply::{ApplyError, Checkpoint};
+use crate::archive::{self, ArchiveError, ArchiveLabel, Archived};
+use crate::hash::page_hash;
+use crate::scan::{Scan, ScanError, Scanned};
+use crate::snapshot::Snapshot;
+use crate::table::Table;
+use crate::trail::CaptureError;
+use crate::wire::Position;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// The table of a database on the primary.
+    Table(Snapshot),
+    /// The table of a copy on the standby.
+    Scan(Scan),
+    /// Whether the pages still are what the table says, without the pages that changed meanwhile.
+    Scrub(Snapshot, Table, BTreeSet<u32>),
+    /// The same of a copy on the standby.
+    ScrubCopy(Scan, Table),
+    /// A copy of a copy, to keep.
+    Archive { scan: Scan, folder: PathBuf, name: String, at: Position },
+    /// A checkpoint of a copy.
+    Checkpoint(Checkpoint),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Table(Result<Table, CaptureError>),
+    Scan(Result<Scanned, ScanError>),
+    /// Pages that are not what they should be.
+    Scrub(Result<Vec<u32>, String>),
+    Archive(Result<Archived, ArchiveError>),
+    Checkpoint(Result<(), ApplyError>),
+}
+
+/// Whose it is. The number changes whenever what was asked for no longer matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket {
+    pub id: u32,
+    pub generation: u64,
+}
+
+/// The thread. Ends, in the middle of a page, when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    tasks: Sender<(Ticket, Task)>,
+    done: Receiver<(Ticket, Done)>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    pub(crate) fn start(name: &str, wake: staffetta_bulk::Wake) -> std::io::Result<Worker> {
+        let (tasks, todo) = mpsc::channel::<(Ticket, Task)>();
+        let (ended, done) = mpsc::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        std::thread::Builder::new().name(name.into()).spawn(move || {
+            let go_on = || !stopped.load(Ordering::Relaxed);
+            for (ticket, task) in todo {
+                let done = perform(task, &go_on);
+                if !go_on() || ended.send((ticket, done)).is_err() {
+                    return;
+                }
+                wake();
+            }
+        })?;
+        Ok(Worker { tasks, done, stop })
+    }
+
+    pub(crate) fn perform(&self, ticket: Ticket, task: Task) {
+        // The thread ends with this value only.
+        let _ = self.tasks.send((ticket, task));
+    }
+
+    pub(crate) fn done(&self) -> Option<(Ticket, Done)> {
+        self.done.try_recv().ok()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn perform(task: Task, go_on: &dyn Fn() -> bool) -> Done {
+    match task {
+        Task::Table(snapshot) => Done::Table(table(&snapshot, go_on)),
+        Task::Scan(scan) => Done::Scan(scan.table(go_on)),
+        Task::Scrub(snapshot, expected, changed) => {
+            let found = table(&snapshot, go_on).map_err(|error| error.to_string());
+            Done::Scrub(found.map(|found| {
+                let mut wrong = differing(&expected, &found);
+                wrong.retain(|page| !changed.contains(page));
+                wrong
+            }))
+        }
+        Task::ScrubCopy(scan, expected) => {
+            let found = scan.table(go_on).map_err(|error| error.to_string());
+            Done::Scrub(found.map(|found| differing(&expected, &found.table)))
+        }
+        Task::Archive { scan, folder, name, at } => {
+            let label = ArchiveLabel { name: &name, epoch: at.epoch, transaction: at.txid };
+            Done::Archive(archive::archive(&scan, &folder, label))
+        }
+        Task::Checkpoint(checkpoint) => Done::Checkpoint(checkpoint.run()),
+    }
+}
+
+fn table(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Result<Table, CaptureError> {
+    let mut table = Table::new(snapshot.page_bytes());
+    snapshot.for_each(1..snapshot.pages_total().saturating_add(1), |number, image| {
+        table.set(number, page_hash(number, image));
+        if go_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    table.resize(snapshot.pages_total());
+    Ok(table)
+}
+
+fn differing(expected: &Table, found: &Table) -> Vec<u32> {
+    let mut wrong = Vec::new();
+    for group in 0..expected.groups().max(found.groups()) {
+        if expected.group(group) != found.group(group) {
+            wrong.extend(found.differing_pages(group, expected.group(group)));
+            wrong.extend(expected.differing_pages(group, found.group(group)));
+        }
+    }
+    wrong.sort_unstable();
+    wrong.dedup();
+    wrong
+}

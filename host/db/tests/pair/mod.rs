@@ -1,0 +1,202 @@
+//! Two engines in one process, over the real channel: one leads, one follows.
+
+use rusqlite::Connection;
+use staffetta_bulk::{
+    Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
+};
+use staffetta_db::{Command, DatabaseStatus, Handle, Notice, Options, Pattern, State};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const SECRET: [u8; 32] = [7; 32];
+const CLUSTER: [u8; 16] = [9; 16];
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One node: its engine, its listener, its dialer.
+pub(crate) struct Node {
+    pub(crate) engine: Handle,
+    pub(crate) folder: PathBuf,
+    pub(crate) notices: Arc<Mutex<Vec<Notice>>>,
+    address: SocketAddr,
+    listener: Option<Listener>,
+    dialer: Option<Dialer>,
+    name: &'static str,
+}
+
+/// A pattern for all databases of a node.
+pub(crate) fn all(folder: &Path) -> Pattern {
+    Pattern {
+        name: "data".into(),
+        pattern: folder.join("data/*.db").display().to_string(),
+        keep_journal: false,
+        sync: None,
+        block_alone: false,
+        durable: false,
+        unacked_max: 0,
+        scrub: None,
+    }
+}
+
+impl Node {
+    pub(crate) fn start(root: &Path, name: &'static str, peer: &'static str) -> Node {
+        Node::with(root, name, peer, |_| {})
+    }
+
+    pub(crate) fn with(
+        root: &Path,
+        name: &'static str,
+        peer: &'static str,
+        change: impl FnOnce(&mut Pattern),
+    ) -> Node {
+        let folder = root.join(name);
+        for part in ["data", "state", "archive"] {
+            std::fs::create_dir_all(folder.join(part)).expect("a folder");
+        }
+        let mut pattern = all(&folder);
+        change(&mut pattern);
+        let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
+        let told = Arc::clone(&notices);
+        let options = Options {
+            patterns: vec![pattern],
+            state: folder.join("state"),
+            archive: folder.join("archive"),
+            barrier: Some(folder.join("barrier.sock")),
+        };
+        let engine = staffetta_db::start(options, move |notice| {
+            told.lock().expect("no holder panics").push(notice);
+        })
+        .expect("an engine");
+        let credentials = Credentials::derive(&SECRET, CLUSTER, name, peer).expect("credentials");
+        let leading = engine.clone();
+        let reception = Reception {
+            purpose: Purpose::Databases,
+            streams: engine.streams(),
+            wake: engine.wake(),
+            answer: Arc::new(move |_| match leading.leading() {
+                Some(_) => Ok(Vec::new()),
+                None => Err("not primary".into()),
+            }),
+        };
+        let listener = Listener::start(ListenerConfig {
+            credentials,
+            bandwidth: Bandwidth::new(None),
+            addresses: vec!["127.0.0.1:0".parse().expect("an address")],
+            expected: Vec::new(),
+            receptions: vec![reception],
+        })
+        .expect("a listener");
+        let address = listener.addresses()[0];
+        Node { engine, folder, notices, address, listener: Some(listener), dialer: None, name }
+    }
+
+    pub(crate) fn database(&self, name: &str) -> PathBuf {
+        self.folder.join("data").join(name)
+    }
+
+    /// An application of this node.
+    pub(crate) fn application(&self, name: &str) -> Connection {
+        let connection = Connection::open(self.database(name)).expect("a connection");
+        connection.busy_timeout(Duration::from_secs(10)).expect("a timeout");
+        connection
+    }
+
+    pub(crate) fn lead(&self, epoch: u64) {
+        self.engine.say(Command::Lead(epoch));
+        wait("leading", || self.engine.leading() == Some(epoch));
+    }
+
+    /// Follows a node from now on.
+    pub(crate) fn attend(&mut self, leader: &Node) {
+        let credentials =
+            Credentials::derive(&SECRET, CLUSTER, self.name, leader.name).expect("credentials");
+        let dialer = Dialer::start(DialerConfig {
+            credentials,
+            bandwidth: Bandwidth::new(None),
+            routes: vec![("127.0.0.1:0".parse().expect("an address"), leader.address)],
+            purpose: Purpose::Databases,
+            payload: Arc::new(Vec::new),
+            streams: self.engine.streams(),
+            wake: self.engine.wake(),
+        })
+        .expect("a dialer");
+        dialer.resume();
+        self.dialer = Some(dialer);
+    }
+
+    /// Dials no more. A stream that is open stays so.
+    pub(crate) fn hang_up(&mut self) {
+        self.dialer = None;
+    }
+
+    pub(crate) fn status(&self, name: &str) -> Option<DatabaseStatus> {
+        let path = self.database(name);
+        self.engine.status().iter().find(|status| status.path == path).cloned()
+    }
+
+    /// Waits until this leader's standby has everything.
+    pub(crate) fn shipped(&self, name: &str) {
+        wait("everything shipped", || {
+            self.status(name).is_some_and(|s| s.state == State::Leading && s.behind == Some(0))
+        });
+    }
+
+    pub(crate) fn is(&self, name: &str, state: State) {
+        wait(state.as_str(), || self.status(name).is_some_and(|status| status.state == state));
+    }
+
+    pub(crate) fn was_told(&self, what: &str, which: impl Fn(&Notice) -> bool) {
+        wait(what, || self.notices.lock().expect("no holder panics").iter().any(&which));
+    }
+
+    /// Holds writers until the standby has everything.
+    pub(crate) fn hold(&self, patience: Duration) -> Result<(), String> {
+        let (reply, held): (_, Receiver<Result<(), String>>) = mpsc::channel();
+        let reply = Box::new(move |result| drop(reply.send(result)));
+        self.engine.say(Command::Hold(Instant::now() + patience, reply));
+        held.recv_timeout(patience + PATIENCE).expect("an answer")
+    }
+}
+
+/// Waits for something that must come.
+#[track_caller]
+pub(crate) fn wait(what: &str, mut there: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !there() {
+        assert!(Instant::now() < until, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Rows of a table, by whoever may read.
+pub(crate) fn count(path: &Path, table: &str) -> Option<i64> {
+    let connection = Connection::open(path).ok()?;
+    connection.busy_timeout(Duration::from_secs(5)).ok()?;
+    connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).ok()
+}
+
+/// Page by page what SQLite sees, without what it rewrites itself on each copy; and whole.
+#[track_caller]
+pub(crate) fn assert_same(one: &Path, other: &Path) {
+    let (one, other) = (pages(one), pages(other));
+    assert_eq!(one.len(), other.len(), "number of pages");
+    let differ = one.iter().zip(&other).filter(|(one, other)| one != other).count();
+    assert_eq!(differ, 0, "pages differ of {}", one.len());
+}
+
+fn pages(path: &Path) -> Vec<u128> {
+    let connection = Connection::open(path).expect("a database");
+    connection.busy_timeout(Duration::from_secs(5)).expect("a timeout");
+    let whole: String = connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .expect("integrity_check runs");
+    assert_eq!(whole, "ok", "{}", path.display());
+    let mut statement =
+        connection.prepare("SELECT pgno, data FROM sqlite_dbpage").expect("pages can be read");
+    let hashes = statement
+        .query_map([], |row| Ok(staffetta_db::page_hash(row.get(0)?, &row.get::<_, Vec<u8>>(1)?)));
+    hashes.expect("pages").collect::<Result<_, _>>().expect("pages")
+}
