@@ -1,7 +1,7 @@
 //! What applying costs: `cargo run --release -p staffetta-db --example apply [FOLDER]`
 //!
-//! Prints processor time for each MB and each transaction, that of checkpoints apart, and how long a
-//! scan of the copy takes.
+//! Prints processor time for each MB and each transaction, that of checkpoints apart, and how long
+//! a scan of the copy takes.
 
 use staffetta_db::{Attached, Durability, Owner, Replica, Table, create, page_hash};
 use std::path::Path;
@@ -93,7 +93,7 @@ fn report(name: &str, pages: u32, transactions: u32, begun: Instant, cpu: Durati
     let (wall, cpu) = (begun.elapsed(), cpu_time() - cpu);
     let megabytes = f64::from(pages) * f64::from(PAGE_BYTES) / 1e6;
     println!(
-        "{name:10} {megabytes:6.0} MB: {:5.2} ms CPU a MB, {:8.1} us CPU and {:8.1} us a transaction",
+        "{name:10} {megabytes:6.0} MB: {:5.2} ms CPU a MB, {:8.1} us CPU and {:8.1} us each",
         cpu.as_secs_f64() * 1e3 / megabytes,
         cpu.as_secs_f64() * 1e6 / f64::from(transactions),
         wall.as_secs_f64() * 1e6 / f64::from(transactions),

@@ -382,8 +382,8 @@ impl Replica {
     }
 
     /// Ends the replica: the copy is as its last transaction left it, and still fenced. Whoever
-    /// gets it decides when applications may write: [`Fence::release`], or [`Fence::hand_over`] to a
-    /// [`crate::Follower`] that starts under it.
+    /// gets it decides when applications may write: [`Fence::release`], or [`Fence::hand_over`] to
+    /// a [`crate::Follower`] that starts under it.
     #[must_use]
     pub fn promote(mut self) -> (Rc<Attached>, Fence) {
         self.rollback();
