@@ -382,8 +382,8 @@ impl Replica {
     }
 
     /// Ends the replica: the copy is as its last transaction left it, and still fenced. Whoever
-    /// gets it decides when applications may write: [`Fence::release`], or [`Fence::hand_over`] to a
-    /// [`crate::Follower`] that starts under it.
+    /// gets it decides when applications may write: [`Fence::release`], or [`Fence::hand_over`] to
+    /// a [`crate::Follower`] that starts under it.
     #[must_use]
     pub fn promote(mut self) -> (Rc<Attached>, Fence) {
         self.rollback();
@@ -398,15 +398,16 @@ impl Replica {
         &self.fence
     }
 
-    /// What is to be checkpointed now, to be run on whatever thread may wait for a disk. None as
-    /// long as the WAL is small, and for a while after a checkpoint.
+    /// What is to be checkpointed now, to be run on whatever thread may wait for a disk, while
+    /// transactions go on. None as long as the WAL is small, the last one still exists, and for a
+    /// while after it. The fence cannot be released while one of kind truncate runs.
     pub fn checkpoint_due(&mut self, now: Instant) -> Option<Checkpoint> {
         let seen = index::read(self.attached.shm()).ok()?;
-        let kind = self.checkpoints.due(now, &seen, wal_bytes(&self.attached))?;
-        Some(Checkpoint::new(&self.attached, self.fence.pass(), kind))
+        let due = self.checkpoints.due(now, &seen, wal_bytes(&self.attached))?;
+        Some(Checkpoint::new(&self.attached, self.fence.pass(), due))
     }
 
-    /// Runs a checkpoint that is due, here and now.
+    /// Runs a checkpoint that is due, here and now: on a disk it takes some 100 ms.
     ///
     /// # Errors
     /// What SQLite answers; readers in the way are no error.

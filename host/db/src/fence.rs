@@ -117,8 +117,8 @@ impl Fence {
         }
     }
 
-    /// Ends the fence here while the byte stays locked on the descriptors of `attached`: for whoever
-    /// goes on under that lock and unlocks it, as [`crate::Follower::start_fenced`] does.
+    /// Ends the fence here while the byte stays locked on the descriptors of `attached`: for
+    /// whoever goes on under that lock and unlocks it, as [`crate::Follower::start_fenced`] does.
     ///
     /// # Errors
     /// When a transaction is being applied, or `attached` is another database.

@@ -2,9 +2,9 @@
 //!
 //! Promises: what is loaded is the table of the file as it is now, provably, or nothing is. The
 //! proof is the WAL: same file, same generation, same last frame, whose checksum runs over all
-//! frames before it; whoever wrote in between has moved it. An empty WAL proves nothing, since SQLite
-//! need not count a change in the database's header; then the database is scanned. Neither shows
-//! bytes that somebody changed past SQLite, nor does SQLite see them: the scrub does.
+//! frames before it; whoever wrote in between has moved it. An empty WAL proves nothing, since
+//! SQLite need not count a change in the database's header; then the database is scanned. Neither
+//! shows bytes that somebody changed past SQLite, nor does SQLite see them: the scrub does.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -185,7 +185,8 @@ mod tests {
                 Connection::open(path).expect("opens").execute_batch(sql).expect(sql);
             }
         };
-        let changes: [(&str, Box<dyn Fn(&Path, &Path)>); 6] = [
+        type Change = Box<dyn Fn(&Path, &Path)>;
+        let changes: [(&str, Change); 6] = [
             ("written", Box::new(sql("INSERT INTO t VALUES (5)"))),
             (
                 "written and undone",

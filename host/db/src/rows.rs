@@ -269,7 +269,8 @@ fn rows(
     // Collations and numeric equality hide differences.
     let other = |column: &str| {
         format!(
-            "o.{column} IS NOT n.{column} COLLATE BINARY OR typeof(o.{column}) <> typeof(n.{column})"
+            "o.{column} IS NOT n.{column} COLLATE BINARY \
+             OR typeof(o.{column}) <> typeof(n.{column})"
         )
     };
     let changed = joined(&other, &all, " OR ");
@@ -386,7 +387,8 @@ mod tests {
     #[test]
     fn rows_are_matched_by_key_and_counted_with_samples() {
         let both = "CREATE TABLE \"odd \"\" name\"(k TEXT PRIMARY KEY COLLATE NOCASE, v) \
-                    WITHOUT ROWID; INSERT INTO \"odd \"\" name\" VALUES ('a', 1), ('b', 2), ('c', 3)";
+                    WITHOUT ROWID; \
+                    INSERT INTO \"odd \"\" name\" VALUES ('a', 1), ('b', 2), ('c', 3)";
         let old = "DELETE FROM \"odd \"\" name\" WHERE k = 'c'; \
                    INSERT INTO \"odd \"\" name\" VALUES ('d', x'00ff'), ('e', 1), ('f', 1)";
         let new = "UPDATE \"odd \"\" name\" SET v = 2.0 WHERE k = 'b'; \

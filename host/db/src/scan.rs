@@ -1,5 +1,5 @@
-//! The table of a database, made of all its pages as one transaction left them, on a thread that may
-//! take its time.
+//! The table of a database, made of all its pages as one transaction left them, on a thread that
+//! may take its time.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

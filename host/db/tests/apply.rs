@@ -214,6 +214,7 @@ fn a_killed_applier_leaves_a_whole_transaction() {
         round += 1;
         let mut child = start_child("follow", &[&source.database, &copy.database]);
         std::thread::sleep(Duration::from_millis(300 + round * 97 % 700));
+        assert!(child.try_wait().expect("a child").is_none(), "it ended by itself, see above");
         child.kill().expect("killed");
         let mut said = String::new();
         std::io::Read::read_to_string(&mut child.stdout.take().expect("piped"), &mut said)

@@ -36,6 +36,8 @@ pub enum CheckpointKind {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     last: Option<Instant>,
+    /// Shared with the checkpoint that was handed out last, as long as it exists.
+    running: Arc<()>,
 }
 
 impl Pace {
@@ -45,11 +47,12 @@ impl Pace {
         now: Instant,
         seen: &Seen,
         wal_bytes: u64,
-    ) -> Option<CheckpointKind> {
+    ) -> Option<(CheckpointKind, Arc<()>)> {
         let index = seen.index?;
         let waiting = u64::from(index.frames.saturating_sub(seen.backfilled));
         let waiting_bytes = waiting * (u64::from(index.page_bytes) + FRAME_HEADER_BYTES);
-        if self.last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE) {
+        let paused = self.last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE);
+        if paused || Arc::strong_count(&self.running) > 1 {
             return None;
         }
         let kind = if wal_bytes > TRUNCATE_BYTES {
@@ -60,7 +63,7 @@ impl Pace {
             return None;
         };
         self.last = Some(now);
-        Some(kind)
+        Some((kind, self.running.clone()))
     }
 }
 
@@ -72,12 +75,17 @@ pub struct Checkpoint {
     kind: CheckpointKind,
     /// Closed after the connection of [`Checkpoint::run`].
     _files: Arc<Files>,
+    _running: Arc<()>,
 }
 
 impl Checkpoint {
-    pub(super) fn new(attached: &Attached, pass: Pass, kind: CheckpointKind) -> Checkpoint {
+    pub(super) fn new(
+        attached: &Attached,
+        pass: Pass,
+        (kind, running): (CheckpointKind, Arc<()>),
+    ) -> Checkpoint {
         let (path, files) = (attached.path().to_owned(), attached.files().clone());
-        Checkpoint { path, pass, kind, _files: files }
+        Checkpoint { path, pass, kind, _files: files, _running: running }
     }
 
     /// What it will do.
