@@ -381,6 +381,15 @@ impl Replica {
         }
     }
 
+    /// Its table, to go on with elsewhere; none while somebody else has written since.
+    pub(crate) fn take_table(&mut self) -> Option<Table> {
+        self.rollback();
+        if self.foreign_write() {
+            return None;
+        }
+        self.table.take()
+    }
+
     /// Ends the replica: the copy is as its last transaction left it, and still fenced. Whoever
     /// gets it decides when applications may write: [`Fence::release`], or [`Fence::hand_over`] to
     /// a [`crate::Follower`] that starts under it.

@@ -5,12 +5,13 @@
 //! drops the locks of every connection in the process. So they are opened here, once for each
 //! database, shared, and closed after the last connection.
 
+use crate::lock::{self, LockByte, Mode};
 use rusqlite::{Connection, OpenFlags, ffi};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long an opening waits for a lock of an application.
@@ -36,6 +37,45 @@ pub(crate) struct Files {
     pub(crate) database: File,
     /// None for a database that is followed as it is.
     pub(crate) log: Option<Log>,
+}
+
+impl Files {
+    fn open(path: &Path) -> Result<Files, AttachError> {
+        let (database, _) = open_database(path)?;
+        let (wal, shm) = (beside(path, "-wal"), beside(path, "-shm"));
+        let log = Log {
+            wal: File::open(&wal).map_err(|source| refused(&wal, source))?,
+            shm: File::options()
+                .read(true)
+                .write(true)
+                .open(&shm)
+                .map_err(|source| refused(&shm, source))?,
+        };
+        Ok(Files { database, log: Some(log) })
+    }
+
+    /// Whether the paths of database, WAL and WAL-index still lead to these.
+    fn same(&self, path: &Path) -> [bool; 3] {
+        let same = |file: Option<&File>, suffix| {
+            let open = file.and_then(|file| file.metadata().ok());
+            open.is_some_and(|open| {
+                !leads_elsewhere(&beside(path, suffix), (open.dev(), open.ino()))
+            })
+        };
+        let log = self.log.as_ref();
+        let (wal, shm) = (log.map(|log| &log.wal), log.map(|log| &log.shm));
+        [same(Some(&self.database), ""), same(wal, "-wal"), same(shm, "-shm")]
+    }
+
+    /// What an earlier owner had locked, and nobody would unlock any more.
+    fn unlock_all(&self) -> io::Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let read = (0..=4).map(LockByte::read);
+        for byte in [LockByte::WRITE, LockByte::CHECKPOINT].into_iter().chain(read) {
+            lock::set(&log.shm, byte, Mode::Unlocked)?;
+        }
+        Ok(())
+    }
 }
 
 /// The two files beside a database in WAL mode.
@@ -84,6 +124,12 @@ pub enum AttachError {
         /// The database.
         path: PathBuf,
     },
+    /// An earlier opening of it ends only now, and one of its files was replaced since.
+    #[error("database {path} is still being read under its former log: it is tried again")]
+    InUse {
+        /// The database.
+        path: PathBuf,
+    },
     /// This build has no page-level access.
     #[error("this build of SQLite lacks sqlite_dbpage: build inside the repository")]
     NoPages,
@@ -95,6 +141,16 @@ impl Attached {
     /// # Errors
     /// When a file or SQLite refuses; names it and the remedy.
     pub fn open(path: &Path) -> Result<Attached, AttachError> {
+        Attached::open_again(path, &Weak::new())
+    }
+
+    /// As [`Attached::open`], where somebody on another thread may still read the database through
+    /// the descriptors of an earlier opening: the same file shares them, since closing them later
+    /// would drop the locks of the connections that are made now.
+    ///
+    /// # Errors
+    /// As [`Attached::open`].
+    pub(crate) fn open_again(path: &Path, before: &Weak<Files>) -> Result<Attached, AttachError> {
         // SQLite resolves links before it names -wal and -shm.
         let path = path.canonicalize().map_err(|source| refused(path, source))?;
         let sqlite = |source| AttachError::Sqlite { path: path.clone(), source };
@@ -111,17 +167,19 @@ impl Attached {
         keeper.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(sqlite)?;
         let page_bytes =
             keeper.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
-        let (database, identity) = open_database(&path)?;
-        let (wal, shm) = (beside(&path, "-wal"), beside(&path, "-shm"));
-        let log = Log {
-            wal: File::open(&wal).map_err(|source| refused(&wal, source))?,
-            shm: File::options()
-                .read(true)
-                .write(true)
-                .open(&shm)
-                .map_err(|source| refused(&shm, source))?,
+        let files = match before.upgrade() {
+            None => Arc::new(Files::open(&path)?),
+            Some(files) => match files.same(&path) {
+                [true, true, true] => {
+                    files.unlock_all().map_err(|source| refused(&path, source))?;
+                    files
+                }
+                [false, false, false] => Arc::new(Files::open(&path)?),
+                _ => return Err(AttachError::InUse { path }),
+            },
         };
-        let files = Arc::new(Files { database, log: Some(log) });
+        let found = files.database.metadata().map_err(|source| refused(&path, source))?;
+        let identity = (found.dev(), found.ino());
         Ok(Attached { keeper, path, page_bytes, identity, files })
     }
 

@@ -13,6 +13,9 @@ use crate::table::Table;
 use crate::wire::{self, Entry, Head, Message, Offer, Pages, Position, SUMS_MAX};
 use std::time::{Duration, Instant};
 
+/// A shipment tells its pages in ascending order, and all that it adds but a few: a number far
+/// beyond the end would only cost memory.
+const GAP_PAGES_MAX: u32 = 1_024 + 1;
 /// After something went wrong, the copy is offered again so much later.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -41,6 +44,8 @@ struct Named {
     entry: Entry,
     /// The shipment under way.
     open: Option<Head>,
+    /// The highest page that is known to be in the copy after it.
+    highest: u32,
 }
 
 /// What the engine must do.
@@ -70,6 +75,8 @@ pub(crate) struct Attend {
     fresh: bool,
     /// The primary's pages have another size.
     other_size: bool,
+    /// The sum of the state that was archived: nothing of it can be lost any more.
+    archived: Option<u128>,
     at: Option<Position>,
     /// How far the primary is, by its stream or its heartbeats.
     head: Option<Position>,
@@ -85,6 +92,7 @@ impl Attend {
             named: None,
             fresh,
             other_size: false,
+            archived: None,
             at: None,
             head: None,
             pages: 0,
@@ -181,7 +189,7 @@ impl Attend {
         self.undo();
         self.other_size = entry.page_bytes != self.replica.attached().page_bytes();
         self.head_is(entry.head);
-        self.named = Some(Named { entry, open: None });
+        self.named = Some(Named { entry, open: None, highest: 0 });
         match self.stage {
             Stage::Offered | Stage::Following => self.stage = Stage::Known,
             Stage::Scanning
@@ -245,7 +253,7 @@ impl Attend {
         let (Some(named), Some(table)) = (&self.named, self.replica.table()) else {
             return Kinship::Diverged { common: None, own: None };
         };
-        if self.fresh {
+        if self.fresh || self.archived == Some(table.sum()) {
             return Kinship::Ancestor;
         }
         ledger.kinship(table.sum(), &named.entry.lineage, named.entry.head)
@@ -262,7 +270,11 @@ impl Attend {
             return Outcome::Nothing;
         }
         self.stage = Stage::Known;
-        if self.named.is_some() && outlet.is_open() && !self.replica.foreign_write() {
+        if self.replica.foreign_write() {
+            return Outcome::Nothing;
+        }
+        self.archived = self.replica.table().map(Table::sum);
+        if self.named.is_some() && outlet.is_open() {
             return self.bring(outlet);
         }
         Outcome::Nothing
@@ -348,14 +360,20 @@ impl Attend {
             if !head.copy && sum != Some(head.before) {
                 return Err(AttendError::Gap);
             }
+            let before = self.replica.table().map_or(0, Table::pages);
             self.replica.begin(head.pages)?;
             named.open = Some(head);
+            named.highest = before;
         }
         let Some(open) = &named.open else { return Ok(Outcome::Nothing) };
         if open.position != head.position || open.pages != head.pages {
             return Err(AttendError::Gap);
         }
         for (number, image) in pages.each(self.replica.attached().page_bytes())? {
+            if number > named.highest.saturating_add(GAP_PAGES_MAX) {
+                return Err(AttendError::Gap);
+            }
+            named.highest = named.highest.max(number);
             self.replica.page(number, image)?;
             self.pages += 1;
         }

@@ -15,12 +15,13 @@ mod roles;
 mod turn;
 mod wait;
 
+use crate::attach::Files;
 use crate::attend::Attend;
 use crate::barrier::{Barrier, RequestId};
 use crate::lead::Lead;
 use crate::ledger::Ledger;
 use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
-use crate::wire::Position;
+use crate::wire::{Entry, Position};
 use crate::worker::{Ticket, Worker};
 use staffetta_bulk::{Stream, Wake};
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 /// A database that changed is looked at this often for as long: SQLite writes the log first and the
@@ -198,6 +199,9 @@ pub fn start(
             role: Role::Following,
             floor: 0,
             databases: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            named_in: 0,
+            lacking_at: now,
             next_id: 1,
             generation: 0,
             stream: None,
@@ -258,6 +262,8 @@ struct Database {
     id: u32,
     /// What the worker is doing for it is worth something only under this number.
     generation: u64,
+    /// The descriptors of its last opening, as long as anybody uses them.
+    files: Weak<Files>,
     /// A task of the worker is under way.
     scanning: bool,
     checkpointing: bool,
@@ -307,6 +313,10 @@ struct Engine {
     /// The highest epoch known: lower ones are refused.
     floor: u64,
     databases: BTreeMap<PathBuf, Database>,
+    /// What the primary has named on this stream, and the epoch in which it did.
+    entries: BTreeMap<String, Entry>,
+    named_in: u64,
+    lacking_at: Instant,
     next_id: u32,
     generation: u64,
     stream: Option<Stream>,

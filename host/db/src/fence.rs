@@ -105,6 +105,14 @@ impl Fence {
         self.state.0.load(Ordering::Acquire) != State::RELEASED
     }
 
+    /// Waits at most this long for a checkpoint that writes under the fence.
+    pub(crate) fn settle(&self, patience: Duration) {
+        let begun = Instant::now();
+        while self.state.0.load(Ordering::Acquire) == State::WRITING && begun.elapsed() < patience {
+            std::thread::sleep(RETRY_PAUSE);
+        }
+    }
+
     /// Lets applications write again. Once released it stays so.
     ///
     /// # Errors

@@ -5,27 +5,34 @@
 //! that comes back compares tables. Promises: a shipment is whole transactions; a page leaves only
 //! after it was captured; nothing is queued beyond what the channel takes.
 
+mod compare;
+mod shipment;
+
 use crate::capture::Source;
 use crate::changes::Changes;
 use crate::hash::page_hash;
+use crate::ledger::Ledger;
 use crate::outlet::Outlet;
 use crate::snapshot::Snapshot;
 use crate::status::{DatabaseStatus, State};
 use crate::table::{GROUP_PAGES, Table};
 use crate::trail::{CaptureError, Drained, LostTrail};
-use crate::wire::{self, GROUPS_MAX, Hashes, Head, Message, Offer, PAGES_BYTES_MAX, Position};
+use crate::wire::{self, Hashes, Head, Offer, PAGES_BYTES_MAX, Position};
+use compare::Comparing;
+use shipment::{Pages, Shipment};
 use std::collections::{BTreeSet, VecDeque};
-use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Images of one database that wait for the channel; beyond it only numbers of pages.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
-/// Frames taken from the WAL in one turn.
-const FRAMES_PER_TURN_MAX: u32 = 4_096;
+/// Taken from the WAL in one turn, and shipped in one turn: some milliseconds, so that another
+/// database does not wait for a large transaction.
+const CAPTURE_BYTES_PER_TURN_MAX: u32 = 4 << 20;
+const SHIP_BYTES_PER_TURN_MAX: usize = 4 << 20;
+/// A database without commits for so long keeps no buffers.
+const QUIET: Duration = Duration::from_secs(2);
 /// Moments of capture that are remembered to tell how old the oldest missing transaction is.
 const CAPTURED_MAX: usize = 4_096;
-/// Requests for page hashes that are under way at one time.
-const WANTS_MAX: usize = 4;
 
 /// What a turn found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,45 +54,6 @@ enum Attendant {
     Comparing(Comparing),
     /// Everything shipped so far follows from what it has.
     Live,
-}
-
-#[derive(Debug)]
-struct Comparing {
-    offer: Offer,
-    sums: Vec<u128>,
-    /// Groups that differ, in ascending order; None before all sums are there.
-    groups: Option<Vec<u32>>,
-    /// How many of them were asked for, and how many answers came.
-    asked: usize,
-    answered: usize,
-    /// Pages that differ.
-    pages: Vec<u32>,
-}
-
-/// Pages on their way.
-#[derive(Debug)]
-struct Shipment {
-    pages: Pages,
-    /// Where this database is when all are applied.
-    position: Position,
-    pages_total: u32,
-    before: u128,
-    copy: bool,
-    /// Somebody receives it; else it is only folded into the table.
-    sent: bool,
-    first: bool,
-    /// Pages that went so far, for the report of a copy.
-    count: u64,
-}
-
-#[derive(Debug)]
-enum Pages {
-    /// Images that were captured, in ascending order of pages, from this place on.
-    Captured(Changes, Vec<u32>, usize),
-    /// Some pages of a snapshot.
-    Listed(Snapshot, Vec<u32>, usize),
-    /// All pages of a snapshot, from this one on.
-    All(Snapshot, u32),
 }
 
 /// A copy that was shipped whole.
@@ -114,6 +82,10 @@ pub(crate) struct Lead {
     captured: VecDeque<(u64, Instant)>,
     /// A copy that ended in this turn.
     copied: Option<Copied>,
+    /// The last commit seen.
+    active: Instant,
+    /// A snapshot found the trail lost: what follows from nothing must be read again.
+    astray: bool,
 }
 
 impl Lead {
@@ -130,6 +102,8 @@ impl Lead {
             shipment: None,
             captured: VecDeque::new(),
             copied: None,
+            active: Instant::now(),
+            astray: false,
         }
     }
 
@@ -153,12 +127,23 @@ impl Lead {
         (self.source, self.table.filter(|_| whole))
     }
 
-    /// A new number for the running reign: what was shipped so far belongs to the old one.
+    /// A new number for the running reign: what was shipped so far, or is under way, belongs to the
+    /// old one.
     pub(crate) fn renumber(&mut self, epoch: u64) -> Position {
-        let before = self.shipped;
-        self.shipped = Position { epoch, txid: 0 };
+        let begin = Position { epoch, txid: 0 };
+        let shipped = std::mem::replace(&mut self.shipped, begin);
         self.acked = None;
-        before
+        // Their numbers are of the old reign.
+        self.captured.clear();
+        match &mut self.shipment {
+            Some(shipment) => std::mem::replace(&mut shipment.position, begin),
+            None => shipped,
+        }
+    }
+
+    /// Goes on with the numbers of a reign that began before this database was opened anew.
+    pub(crate) fn number_from(&mut self, txid: u64) {
+        self.shipped.txid = self.shipped.txid.max(txid);
     }
 
     /// The last transaction that was captured.
@@ -292,13 +277,16 @@ impl Lead {
         self.table = None;
         self.shipped = Position { txid: head.txid + 1, ..head };
         self.attendant = Attendant::Nobody;
+        self.acked = None;
+        self.astray = false;
         self.source.restart()
     }
 
     /// Captures what was committed since.
     pub(crate) fn capture(&mut self, now: Instant) -> Result<Turn, CaptureError> {
         let before = self.changes.transactions();
-        let mut drained = self.source.drain(&mut self.changes, FRAMES_PER_TURN_MAX)?;
+        let frames_max = CAPTURE_BYTES_PER_TURN_MAX / self.source.page_bytes();
+        let mut drained = self.source.drain(&mut self.changes, frames_max)?;
         if drained != Drained::More && !matches!(drained, Drained::Lost(_)) {
             let tended = self.source.tend(now, &mut self.changes)?;
             if matches!(tended, Drained::Lost(_) | Drained::More) {
@@ -306,7 +294,11 @@ impl Lead {
             }
         }
         let busy = self.changes.transactions() != before;
+        if !busy && now.saturating_duration_since(self.active) >= QUIET {
+            self.spare = None;
+        }
         if busy {
+            self.active = now;
             let head = self.head().txid;
             if self.captured.len() >= CAPTURED_MAX {
                 // The oldest moment stands for all before it.
@@ -324,17 +316,25 @@ impl Lead {
         })
     }
 
-    /// Ships, or folds, as much as the channel takes: true when work is left that does not wait
-    /// for the channel or for the standby.
-    pub(crate) fn ship(&mut self, id: u32, outlet: &mut Outlet<'_>) -> Result<bool, CaptureError> {
+    /// Ships, or folds, as much as the channel takes and a turn allows: true when work is left that
+    /// does not wait for the channel or for the standby.
+    pub(crate) fn ship(
+        &mut self,
+        id: u32,
+        ledger: &mut Ledger,
+        outlet: &mut Outlet<'_>,
+    ) -> Result<bool, CaptureError> {
+        let mut bytes_left = SHIP_BYTES_PER_TURN_MAX;
         loop {
             if self.shipment.is_some() {
-                if !self.go_on(id, outlet)? {
-                    return Ok(false);
+                match self.go_on(id, ledger, outlet)? {
+                    None => return Ok(false),
+                    Some(bytes) if bytes >= bytes_left => return Ok(true),
+                    Some(bytes) => bytes_left -= bytes,
                 }
                 continue;
             }
-            if self.table.is_none() {
+            if self.table.is_none() || self.astray {
                 return Ok(false);
             }
             if let Attendant::Comparing(comparing) = &mut self.attendant {
@@ -356,36 +356,38 @@ impl Lead {
         }
     }
 
+    /// The trail was found lost while shipping: [`Lead::start_over`] is due.
+    pub(crate) fn is_astray(&self) -> bool {
+        self.astray
+    }
+
     fn begin(&mut self, sent: bool) -> Result<(), CaptureError> {
         let before = self.table.as_ref().map_or(0, Table::sum);
-        let pages = if self.changes.is_complete() {
-            let fresh = self.spare.take().unwrap_or_else(|| Changes::new(CHANGES_BYTES_MAX));
-            let changes = std::mem::replace(&mut self.changes, fresh);
-            let numbers = changes.pages().map(|(number, _)| number).collect();
-            let position = self.after(changes.transactions());
-            let pages_total = changes.pages_total();
-            self.shipment = Some(Shipment {
-                pages: Pages::Captured(changes, numbers, 0),
-                position,
-                pages_total,
-                before,
-                copy: false,
-                sent,
-                first: true,
-                count: 0,
-            });
-            return Ok(());
-        } else {
-            let (snapshot, gapless) = self.source.snapshot(&mut self.changes)?;
-            if !gapless {
-                return self.start_over();
+        let snapshot = match self.changes.is_complete() {
+            true => None,
+            false => {
+                let (snapshot, gapless) = self.source.snapshot(&mut self.changes)?;
+                if !gapless {
+                    self.astray = true;
+                    return Ok(());
+                }
+                Some(snapshot)
             }
-            let numbers: Vec<u32> = self.changes.pages().map(|(number, _)| number).collect();
-            Pages::Listed(snapshot, numbers, 0)
         };
+        let numbers: Vec<u32> = self.changes.pages().map(|(number, _)| number).collect();
         let position = self.after(self.changes.transactions());
         let pages_total = self.changes.pages_total();
-        self.changes.clear();
+        let pages = match snapshot {
+            Some(snapshot) => {
+                self.changes.clear();
+                Pages::Listed(snapshot, numbers, 0)
+            }
+            None => {
+                let fresh = self.spare.take().unwrap_or_else(|| Changes::new(CHANGES_BYTES_MAX));
+                let changes = std::mem::replace(&mut self.changes, fresh);
+                Pages::Captured(changes, numbers, 0)
+            }
+        };
         let (copy, first, count) = (false, true, 0);
         self.shipment =
             Some(Shipment { pages, position, pages_total, before, copy, sent, first, count });
@@ -396,10 +398,11 @@ impl Lead {
     fn begin_copy(&mut self) -> Result<(), CaptureError> {
         let Attendant::Comparing(comparing) = &mut self.attendant else { return Ok(()) };
         let mut numbers = std::mem::take(&mut comparing.pages);
-        let everything = comparing.offer.pages == 0;
+        let everything = comparing.is_empty();
         let (snapshot, gapless) = self.source.snapshot(&mut self.changes)?;
         if !gapless {
-            return self.start_over();
+            self.astray = true;
+            return Ok(());
         }
         let pages_total = snapshot.pages_total();
         let position = self.after(self.changes.transactions());
@@ -431,27 +434,36 @@ impl Lead {
         Position { txid: self.shipped.txid + transactions, ..self.shipped }
     }
 
-    /// Sends frames of the shipment under way: false when the channel has no room.
-    fn go_on(&mut self, id: u32, outlet: &mut Outlet<'_>) -> Result<bool, CaptureError> {
+    /// Sends a frame of the shipment under way, and tells of how many bytes: None when the channel
+    /// has no room.
+    fn go_on(
+        &mut self,
+        id: u32,
+        ledger: &mut Ledger,
+        outlet: &mut Outlet<'_>,
+    ) -> Result<Option<usize>, CaptureError> {
         let page_bytes = self.source.page_bytes() as usize;
         let per_frame = (PAGES_BYTES_MAX / page_bytes).max(1);
         let (Some(shipment), Some(table)) = (&mut self.shipment, &mut self.table) else {
-            return Ok(true);
+            return Ok(None);
         };
         if shipment.sent && !outlet.is_open() {
             shipment.sent = false;
         }
         if shipment.sent && !outlet.has_room() {
-            return Ok(false);
+            return Ok(None);
         }
         let images = shipment.pages.take(per_frame, shipment.pages_total, page_bytes)?;
         for (number, image) in images.iter() {
             table.set(number, page_hash(number, image));
         }
         shipment.count += images.len() as u64;
-        let last = images.last;
+        let (last, bytes) = (images.last, images.len() * page_bytes);
         if last {
             table.resize(shipment.pages_total);
+            // Before the standby can have it: wherever this process ends, the history of this node
+            // goes at least as far as that of the standby.
+            ledger.note(shipment.position, table.sum());
         }
         if shipment.sent {
             let head = Head {
@@ -471,7 +483,7 @@ impl Lead {
         if last && let Some(done) = self.shipment.take() {
             self.finish(done);
         }
-        Ok(true)
+        Ok(Some(bytes))
     }
 
     fn finish(&mut self, done: Shipment) {
@@ -496,42 +508,20 @@ impl Lead {
             // What is under way was for what it had before.
             shipment.sent = false;
         }
-        let comparing = Comparing {
-            sums: Vec::new(),
-            groups: None,
-            asked: 0,
-            answered: 0,
-            pages: Vec::new(),
-            offer,
-        };
-        self.attendant = Attendant::Comparing(comparing);
+        self.attendant = Attendant::Comparing(Comparing::new(offer));
     }
 
     /// Sums of its groups. False when they do not fit what it offered.
     pub(crate) fn sums(&mut self, first: u32, sums: Hashes<'_>) -> bool {
         let Attendant::Comparing(comparing) = &mut self.attendant else { return true };
-        let fits = first as usize == comparing.sums.len()
-            && comparing.sums.len() + sums.len() <= comparing.offer.groups as usize;
-        if fits {
-            comparing.sums.extend(sums.iter());
-        }
-        fits
+        comparing.sums(first, sums)
     }
 
-    /// Hashes of the pages of a group that was asked for. False when nobody asked.
-    pub(crate) fn hashes(&mut self, group: u32, hashes: Hashes<'_>) -> bool {
-        let (Attendant::Comparing(comparing), Some(table)) = (&mut self.attendant, &self.table)
-        else {
-            return true;
-        };
-        let asked = comparing.groups.as_ref().and_then(|groups| groups.get(comparing.answered));
-        if asked != Some(&group) || comparing.answered >= comparing.asked {
-            return false;
+    /// Hashes of the pages of a group that was asked for.
+    pub(crate) fn hashes(&mut self, group: u32, hashes: Hashes<'_>) {
+        if let (Attendant::Comparing(comparing), Some(table)) = (&mut self.attendant, &self.table) {
+            comparing.hashes(group, hashes, table);
         }
-        comparing.answered += 1;
-        let theirs: Vec<u128> = hashes.iter().collect();
-        comparing.pages.extend(table.differing_pages(group, &theirs));
-        true
     }
 
     /// The standby has this much.
@@ -542,111 +532,6 @@ impl Lead {
         self.acked = Some(position);
         while self.captured.front().is_some_and(|(txid, _)| *txid <= position.txid) {
             self.captured.pop_front();
-        }
-    }
-}
-
-impl Comparing {
-    /// Asks for what is missing: true when all pages that differ are known.
-    fn go_on(&mut self, id: u32, table: &Table, outlet: &mut Outlet<'_>) -> bool {
-        if self.offer.pages == 0 {
-            return true;
-        }
-        if self.sums.len() < self.offer.groups as usize {
-            return false;
-        }
-        let (sums, offered) = (&self.sums, self.offer.groups);
-        let groups = self.groups.get_or_insert_with(|| {
-            let mut groups = table.differing_groups(sums);
-            // Groups beyond its end need no hashes: all their pages differ.
-            groups.sort_unstable();
-            groups
-        });
-        if self.asked == 0 {
-            let beyond = groups.partition_point(|group| *group < offered);
-            for group in groups.drain(beyond..) {
-                self.pages.extend(table.differing_pages(group, &[]));
-            }
-        }
-        while self.asked < groups.len() && self.asked - self.answered < WANTS_MAX * GROUPS_MAX {
-            let most = groups.len().min(self.asked + GROUPS_MAX);
-            outlet.message(&Message::Want(id, groups[self.asked..most].to_vec()));
-            self.asked = most;
-        }
-        self.answered == groups.len()
-    }
-}
-
-/// Pages of one frame.
-pub(crate) struct Images<'a> {
-    borrowed: Vec<(u32, &'a [u8])>,
-    owned: Vec<u8>,
-    numbers: Vec<u32>,
-    page_bytes: usize,
-    last: bool,
-}
-
-impl Images<'_> {
-    fn len(&self) -> usize {
-        self.borrowed.len() + self.numbers.len()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (u32, &[u8])> + Clone {
-        let owned = self.numbers.iter().copied().zip(self.owned.chunks_exact(self.page_bytes));
-        self.borrowed.iter().copied().chain(owned)
-    }
-}
-
-impl Pages {
-    fn take(
-        &mut self,
-        most: usize,
-        pages_total: u32,
-        page_bytes: usize,
-    ) -> Result<Images<'_>, CaptureError> {
-        let none = |last| Images {
-            borrowed: Vec::new(),
-            owned: Vec::new(),
-            numbers: Vec::new(),
-            page_bytes,
-            last,
-        };
-        match self {
-            Pages::Captured(changes, numbers, from) => {
-                let end = numbers.len().min(*from + most);
-                let part = &numbers[*from..end];
-                *from = end;
-                let image = |number: &u32| Some((*number, changes.image(*number)?));
-                let borrowed = part.iter().filter_map(image).collect();
-                Ok(Images { borrowed, ..none(end == numbers.len()) })
-            }
-            Pages::Listed(snapshot, numbers, from) => {
-                let end = numbers.len().min(*from + most);
-                let part = numbers[*from..end].to_vec();
-                *from = end;
-                let mut owned = Vec::with_capacity(part.len() * page_bytes);
-                let mut found = Vec::with_capacity(part.len());
-                let mut image = Vec::new();
-                for number in part {
-                    if number <= pages_total && snapshot.page(number, &mut image)? {
-                        owned.extend_from_slice(&image);
-                        found.push(number);
-                    }
-                }
-                Ok(Images { owned, numbers: found, ..none(end == numbers.len()) })
-            }
-            Pages::All(snapshot, from) => {
-                let end = pages_total.min(*from + u32::try_from(most).unwrap_or(1) - 1);
-                let mut owned = Vec::with_capacity(most * page_bytes);
-                let mut found = Vec::with_capacity(most);
-                snapshot.for_each(*from..end + 1, |number, image| {
-                    owned.extend_from_slice(image);
-                    found.push(number);
-                    ControlFlow::Continue(())
-                })?;
-                *from = end + 1;
-                Ok(Images { owned, numbers: found, ..none(end >= pages_total) })
-            }
         }
     }
 }

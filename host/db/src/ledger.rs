@@ -19,8 +19,14 @@ use std::path::{Path, PathBuf};
 const LAYOUT: u32 = 1;
 /// Bytes of a lineage file, at most.
 const BYTES_MAX: u64 = 1 << 20;
-/// Bytes of the record of a position: epoch, transaction, sum, checksum of these.
-const RECORD_BYTES: usize = 8 + 8 + 16 + 8;
+/// Bytes of the record of a position: epoch, transaction, sum, life, checksum of these.
+const RECORD_BYTES: usize = 8 + 8 + 16 + 8 + 8;
+/// Where the checksum stands.
+const CHECK_AT: usize = RECORD_BYTES - 8;
+/// In a record's life: noted before it was so.
+const AHEAD: u64 = 1;
+/// Another one after each start of the system: what was not synced before is then uncertain.
+const BOOT_FILE: &str = "/proc/sys/kernel/random/boot_id";
 
 /// How this copy relates to what a primary has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,10 @@ pub(crate) struct Ledger {
     /// The two records, and which one is of the pages as they are.
     noted: [Option<Noted>; 2],
     current: usize,
+    /// The highest position of this process, whether or not it could be written down.
+    highest: Option<Position>,
+    /// Of the file and the system's start: see [`Ledger::lives`].
+    life: u64,
 }
 
 /// A position, and the sum over all pages there.
@@ -53,6 +63,7 @@ pub(crate) struct Ledger {
 pub(crate) struct Noted {
     pub position: Position,
     pub sum: u128,
+    pub life: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +119,46 @@ impl Ledger {
         let noted = [0, 1].map(|slot| record(&records, slot));
         let newest = |slot: usize| noted[slot].map(|noted| noted.position.order());
         let current = usize::from(newest(1) > newest(0));
-        Ok(Ledger { file, records, known, noted, current })
+        Ok(Ledger { file, records, known, noted, current, highest: None, life: 0 })
+    }
+
+    /// The database is this file, from now on. A position that was noted of another file, or before
+    /// the system started anew, need not be part of what the file holds now: neither its log nor
+    /// the note was synced.
+    pub(crate) fn lives(&mut self, (device, inode): (u64, u64)) {
+        let boot = std::fs::read_to_string(BOOT_FILE).unwrap_or_default();
+        let life = xxhash_rust::xxh3::xxh3_64(format!("{device} {inode} {boot}").as_bytes());
+        self.life = life & !AHEAD;
+    }
+
+    /// The newest position that the database is certain to have passed, whatever its pages are: the
+    /// same file had it since the system started. What was only noted ahead need not have come.
+    pub(crate) fn passed(&self) -> Option<Position> {
+        let mut noted: Vec<&Noted> = self.noted.iter().flatten().collect();
+        noted.sort_by_key(|noted| noted.position.order());
+        let last = noted.len().saturating_sub(1);
+        let certain = noted.iter().enumerate().filter(|(at, noted)| {
+            // Whoever noted the newer one had committed the older one.
+            noted.life | AHEAD == self.life | AHEAD && (*at < last || noted.life & AHEAD == 0)
+        });
+        certain.map(|(_, noted)| noted.position).last()
+    }
+
+    /// The reign of this node that has begun here last, and how far it is.
+    pub(crate) fn reigning(&self, epoch: u64) -> Option<u64> {
+        let began = self.known.reigns.last().is_some_and(|&(last, ..)| last == epoch);
+        let known = [self.newest(), self.highest].into_iter().flatten();
+        let of_it = known.filter(|at| at.epoch == epoch).map(|at| at.txid);
+        began.then_some(of_it.max().unwrap_or(0))
+    }
+
+    /// This node begins a reign with what it has, of which nobody knows what it is: no copy is part
+    /// of its history.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub(crate) fn reign_anew(&mut self, epoch: u64) -> Result<(), LedgerError> {
+        self.adopt_reigns(vec![(epoch, 0, 0)])
     }
 
     pub(crate) fn lineage(&self) -> Vec<Reign> {
@@ -204,21 +254,29 @@ impl Ledger {
     /// Notes how far this copy is. Never waits for the disk; what cannot be noted only makes the
     /// copy unknown later.
     pub(crate) fn note(&mut self, position: Position, sum: u128) {
-        self.note_ahead(position, sum);
+        self.write_down(position, sum, self.life);
         self.confirm();
     }
 
     /// Notes how far this copy will be in a moment, beside how far it is.
     pub(crate) fn note_ahead(&mut self, position: Position, sum: u128) {
+        self.write_down(position, sum, self.life | AHEAD);
+    }
+
+    fn write_down(&mut self, position: Position, sum: u128, life: u64) {
         let mut bytes = [0; RECORD_BYTES];
         bytes[..8].copy_from_slice(&position.epoch.to_le_bytes());
         bytes[8..16].copy_from_slice(&position.txid.to_le_bytes());
         bytes[16..32].copy_from_slice(&sum.to_le_bytes());
-        let check = xxhash_rust::xxh3::xxh3_64(&bytes[..32]);
-        bytes[32..].copy_from_slice(&check.to_le_bytes());
+        bytes[32..CHECK_AT].copy_from_slice(&life.to_le_bytes());
+        let check = xxhash_rust::xxh3::xxh3_64(&bytes[..CHECK_AT]);
+        bytes[CHECK_AT..].copy_from_slice(&check.to_le_bytes());
         let slot = 1 - self.current;
         let written = self.records.write_all_at(&bytes, (slot * RECORD_BYTES) as u64).is_ok();
-        self.noted[slot] = written.then_some(Noted { position, sum });
+        self.noted[slot] = written.then_some(Noted { position, sum, life });
+        if self.highest.is_none_or(|highest| highest.order() < position.order()) {
+            self.highest = Some(position);
+        }
     }
 
     /// What was noted ahead is now so.
@@ -281,11 +339,11 @@ fn record(records: &File, slot: usize) -> Option<Noted> {
     let mut bytes = [0; RECORD_BYTES];
     records.read_exact_at(&mut bytes, (slot * RECORD_BYTES) as u64).ok()?;
     let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-    if long(32) != xxhash_rust::xxh3::xxh3_64(&bytes[..32]) {
+    if long(CHECK_AT) != xxhash_rust::xxh3::xxh3_64(&bytes[..CHECK_AT]) {
         return None;
     }
     let sum = u128::from_le_bytes(bytes[16..32].try_into().expect("sixteen bytes"));
-    Some(Noted { position: Position { epoch: long(0), txid: long(8) }, sum })
+    Some(Noted { position: Position { epoch: long(0), txid: long(8) }, sum, life: long(32) })
 }
 
 #[cfg(test)]

@@ -72,8 +72,9 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 /// The databases that a pattern means, in the order of their names, at most `most`. A plain path is
-/// one if it exists; of the others only files that begin as SQLite's do.
-pub(crate) fn expand(pattern: &str, most: usize) -> Vec<PathBuf> {
+/// one if it exists; of the others those that are known to be databases, and files that begin as
+/// SQLite's do. What is known is not opened: closing it would drop the locks that this process has.
+pub(crate) fn expand(pattern: &str, most: usize, known: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let path = Path::new(pattern);
     if is_plain(pattern) {
         return if path.is_file() { vec![path.to_owned()] } else { Vec::new() };
@@ -83,7 +84,7 @@ pub(crate) fn expand(pattern: &str, most: usize) -> Vec<PathBuf> {
     };
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| means(pattern, path) && is_database(path))
+        .filter(|path| means(pattern, path) && (known(path) || is_database(path)))
         .collect();
     found.sort();
     found.truncate(most);
@@ -138,6 +139,21 @@ mod tests {
         {
             assert_eq!(path("calls", "/b/*.db", bad), None, "{bad}");
         }
+    }
+
+    fn expand(pattern: &str, most: usize) -> Vec<PathBuf> {
+        super::expand(pattern, most, |_| false)
+    }
+
+    /// Opening and closing a file would drop the locks of this process on it.
+    #[test]
+    fn what_is_known_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        std::fs::write(&path, "not asked what it is").unwrap();
+        let pattern = format!("{}/*.db", folder.path().display());
+        assert_eq!(super::expand(&pattern, 9, |known| known == path), [path.clone()]);
+        assert!(expand(&pattern, 9).is_empty());
     }
 
     #[test]

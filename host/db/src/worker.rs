@@ -98,16 +98,15 @@ fn perform(task: Task, go_on: &dyn Fn() -> bool) -> Done {
         Task::Table(snapshot) => Done::Table(table(&snapshot, go_on)),
         Task::Scan(scan) => Done::Scan(scan.table(go_on)),
         Task::Scrub(snapshot, expected, changed) => {
-            let found = table(&snapshot, go_on).map_err(|error| error.to_string());
-            Done::Scrub(found.map(|found| {
-                let mut wrong = differing(&expected, &found);
+            let found = differing(&snapshot, &expected, go_on).map_err(|error| error.to_string());
+            Done::Scrub(found.map(|mut wrong| {
                 wrong.retain(|page| !changed.contains(page));
                 wrong
             }))
         }
         Task::ScrubCopy(scan, expected) => {
-            let found = scan.table(go_on).map_err(|error| error.to_string());
-            Done::Scrub(found.map(|found| differing(&expected, &found.table)))
+            let found = differing(scan.snapshot(), &expected, go_on);
+            Done::Scrub(found.map_err(|error| error.to_string()))
         }
         Task::Archive { scan, folder, name, at } => {
             let label = ArchiveLabel { name: &name, epoch: at.epoch, transaction: at.txid };
@@ -127,15 +126,19 @@ fn table(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Result<Table, Capture
     Ok(table)
 }
 
-fn differing(expected: &Table, found: &Table) -> Vec<u32> {
+/// Pages that are not what the table says. One table in memory, not two.
+fn differing(
+    snapshot: &Snapshot,
+    expected: &Table,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Vec<u32>, CaptureError> {
     let mut wrong = Vec::new();
-    for group in 0..expected.groups().max(found.groups()) {
-        if expected.group(group) != found.group(group) {
-            wrong.extend(found.differing_pages(group, expected.group(group)));
-            wrong.extend(expected.differing_pages(group, found.group(group)));
+    snapshot.for_each(1..snapshot.pages_total().saturating_add(1), |number, image| {
+        if expected.hash(number) != Some(page_hash(number, image)) {
+            wrong.push(number);
         }
-    }
-    wrong.sort_unstable();
-    wrong.dedup();
-    wrong
+        if go_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    wrong.extend(snapshot.pages_total().saturating_add(1)..=expected.pages());
+    Ok(wrong)
 }

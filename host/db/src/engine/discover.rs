@@ -13,10 +13,11 @@ use crate::wire::DATABASES_MAX;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// What could not be opened is tried again after this.
-const RETRY: Duration = Duration::from_secs(5);
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Looks for files that the patterns mean, and for those that went.
@@ -27,7 +28,8 @@ impl Engine {
             if let Some(folder) = Path::new(&pattern).parent() {
                 self.watch.folder(folder);
             }
-            for path in sites::expand(&pattern, DATABASES_MAX - found.len()) {
+            let known = |path: &Path| self.databases.contains_key(path);
+            for path in sites::expand(&pattern, DATABASES_MAX - found.len(), known) {
                 if !self.databases.contains_key(&path) {
                     self.add(path.clone(), at, now);
                 }
@@ -58,6 +60,7 @@ impl Engine {
         for path in retry {
             self.open(&path, now);
         }
+        self.name_lacking(now);
     }
 
     /// Where a database of the peer's is on this node, and the number of the pattern that says so.
@@ -84,6 +87,7 @@ impl Engine {
             pattern,
             id: self.next_id,
             generation: self.generation,
+            files: Weak::new(),
             scanning: false,
             checkpointing: false,
             ledger,
@@ -102,12 +106,7 @@ impl Engine {
     }
 
     fn vanished(&mut self, path: &Path, now: Instant) {
-        let attended = self.stream.is_some() && self.role == Role::Following;
         let Some(database) = self.databases.get(path) else { return };
-        if attended && matches!(database.side, Side::Closed) {
-            // Named by the primary, and about to be made here.
-            return;
-        }
         let id = database.id;
         self.databases.remove(path);
         self.watch.forget(id);
@@ -120,7 +119,7 @@ impl Engine {
     pub(super) fn open(&mut self, path: &Path, now: Instant) {
         let Some(database) = self.databases.get(path) else { return };
         let durable = self.options.patterns[database.pattern].durable;
-        let opened = Attached::open(path).map_err(|error| error.to_string());
+        let opened = Attached::open_again(path, &database.files).map_err(|error| error.to_string());
         let side = opened.and_then(|attached| {
             let attached = Rc::new(attached);
             match self.role {
@@ -142,7 +141,19 @@ impl Engine {
         database.scrub.under_way = false;
         database.look_at = now;
         match side {
-            Ok(side) => {
+            Ok(mut side) => {
+                if let Some(attached) = side.attached() {
+                    database.files = Arc::downgrade(attached.files());
+                    database.ledger.lives(attached.identity());
+                }
+                match &mut side {
+                    Side::Closed | Side::Lead(_) | Side::Yield(_) => {}
+                    Side::Attend(attend) => {
+                        if let Some(entry) = self.entries.get(&database.name) {
+                            attend.named(entry.clone());
+                        }
+                    }
+                }
                 database.side = side;
                 let log = beside(path, "-wal");
                 let (id, healed) = (database.id, database.trouble.take().is_some());
@@ -150,6 +161,7 @@ impl Engine {
                 if let Role::Leading(epoch) = self.role {
                     self.begin_reign(path, epoch);
                     self.name_one(path);
+                    self.hold_one(path);
                 }
                 if healed {
                     self.say(Notice::Healed(path.to_owned()));
@@ -185,10 +197,16 @@ impl Engine {
 
 impl Database {
     fn is_replaced(&self) -> bool {
-        match &self.side {
-            Side::Closed => false,
-            Side::Lead(lead) | Side::Yield(lead) => lead.source().attached().replaced(),
-            Side::Attend(attend) => attend.replica().attached().replaced(),
+        self.side.attached().is_some_and(Attached::replaced)
+    }
+}
+
+impl Side {
+    fn attached(&self) -> Option<&Attached> {
+        match self {
+            Side::Closed => None,
+            Side::Lead(lead) | Side::Yield(lead) => Some(lead.source().attached()),
+            Side::Attend(attend) => Some(attend.replica().attached()),
         }
     }
 }

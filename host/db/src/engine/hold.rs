@@ -1,6 +1,7 @@
 //! The data's part of a planned move: ship what there is, hold the writers, ship the rest.
 
 use super::{Engine, HoldReply, Role, Side};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Writers are held when the standby lacks no more than this, or after this part of the time.
@@ -41,10 +42,29 @@ impl Engine {
         self.hold = Some(Holding { until, hold_at: now + share, phase, reply: Some(reply) });
     }
 
+    /// The move is off, because this node's office is another one.
+    pub(super) fn drop_hold(&mut self) {
+        if let Some(reply) = self.hold.take().and_then(|mut holding| holding.reply.take()) {
+            reply(Err("this node's role changed meanwhile".into()));
+        }
+    }
+
+    /// Writers of a database that was opened anew during a move stay out, too.
+    pub(super) fn hold_one(&mut self, path: &Path) {
+        let held = self.hold.as_ref().is_some_and(|holding| holding.phase != Phase::Shipping);
+        if let (true, Some(database)) = (held, self.databases.get_mut(path))
+            && let Side::Lead(lead) = &mut database.side
+            && let Err(error) = lead.source_mut().hold_writers(HOLD_WAIT)
+        {
+            tracing::warn!(database = %path.display(), %error, "writers are not held");
+        }
+    }
+
     /// Writers go on.
     pub(super) fn end_hold(&mut self) {
-        if self.hold.take().is_none() {
-            return;
+        let Some(mut holding) = self.hold.take() else { return };
+        if let Some(reply) = holding.reply.take() {
+            reply(Err("the move was called off".into()));
         }
         for database in self.databases.values_mut() {
             if let Side::Lead(lead) = &mut database.side

@@ -1,13 +1,22 @@
 //! The stream to the peer: who may speak on it, and what its frames do.
 
+use super::discover::RETRY;
 use super::{Database, Engine, FRAMES_PER_TURN_MAX, Role, Side};
 use crate::attend::Outcome;
 use crate::outlet::Outlet;
 use crate::status::Notice;
-use crate::wire::{self, Entry, Frame, Message, WireError};
+use crate::wire::{self, DATABASES_MAX, Entry, FRAME_BYTES_MAX, Frame, Message};
+use crate::wire::{NAME_BYTES_MAX, REIGNS_MAX, WireError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Databases that are named in one frame.
+const ROSTER_MAX: usize = 128;
+/// Bytes of an entry at most: its name, and some numbers of up to nine bytes a reign.
+const ENTRY_BYTES_MAX: usize = NAME_BYTES_MAX + REIGNS_MAX * 48 + 128;
+
+const _: () = assert!(ROSTER_MAX * ENTRY_BYTES_MAX < FRAME_BYTES_MAX);
 
 impl Engine {
     /// The newest stream is the one; an older one is of a peer that is no longer there.
@@ -27,6 +36,7 @@ impl Engine {
         if self.stream.take().is_none() {
             return;
         }
+        self.entries.clear();
         for database in self.databases.values_mut() {
             match &mut database.side {
                 Side::Closed => {}
@@ -47,7 +57,9 @@ impl Engine {
     fn name_all(&mut self) {
         let Role::Leading(epoch) = self.role else { return };
         let entries: Vec<Entry> = self.databases.values().filter_map(entry).collect();
-        self.send(&Message::Roster(epoch, entries));
+        for part in entries.chunks(ROSTER_MAX) {
+            self.send(&Message::Roster(epoch, part.to_vec()));
+        }
     }
 
     /// Tells the standby of one database, for the first time or anew.
@@ -82,14 +94,15 @@ impl Engine {
         }
     }
 
-    /// Takes what the peer said. The stream is lent out for the time of a frame.
-    pub(super) fn hear(&mut self, now: Instant) {
+    /// Takes what the peer said, and whether that was all. The stream is lent out for the time of a
+    /// frame.
+    pub(super) fn hear(&mut self, now: Instant) -> bool {
         for _ in 0..FRAMES_PER_TURN_MAX {
-            let Some(mut stream) = self.stream.take() else { return };
+            let Some(mut stream) = self.stream.take() else { return true };
             let heard = match stream.receive() {
                 Ok(None) => {
                     self.stream = Some(stream);
-                    return;
+                    return true;
                 }
                 Ok(Some(bytes)) => {
                     // Its bytes lie in the stream, which must answer meanwhile.
@@ -101,16 +114,19 @@ impl Engine {
             };
             self.stream = Some(stream);
             if let Err(error) = heard {
-                return self.ended(&error);
+                self.ended(&error);
+                return true;
             }
             let bytes = std::mem::take(&mut self.frame);
             let understood = wire::decode(&bytes).and_then(|frame| self.obey_peer(frame, now));
             self.frame = bytes;
             if let Err(error) = understood {
                 tracing::warn!(%error, "the peer is not understood: the stream is closed");
-                return self.ended(&error);
+                self.ended(&error);
+                return true;
             }
         }
+        false
     }
 
     fn obey_peer(&mut self, frame: Frame<'_>, now: Instant) -> Result<(), WireError> {
@@ -153,7 +169,10 @@ impl Engine {
                 true
             }
             Frame::Sums { first, sums, .. } => lead.sums(first, sums),
-            Frame::Hashes { group, hashes, .. } => lead.hashes(group, hashes),
+            Frame::Hashes { group, hashes, .. } => {
+                lead.hashes(group, hashes);
+                true
+            }
             Frame::Message(
                 Message::Roster(..) | Message::Gone(_) | Message::Want(..) | Message::Head(..),
             )
@@ -169,12 +188,20 @@ impl Engine {
                     return Err(WireError("a primary of an epoch that is over"));
                 }
                 self.floor = epoch;
+                self.named_in = epoch;
                 for entry in entries {
+                    if self.entries.len() >= DATABASES_MAX
+                        && !self.entries.contains_key(&entry.name)
+                    {
+                        return Err(WireError("more databases than any version replicates"));
+                    }
+                    self.entries.insert(entry.name.clone(), entry.clone());
                     self.named(entry, now);
                 }
                 Ok(())
             }
             Frame::Message(Message::Gone(id)) => {
+                self.entries.retain(|_, entry| entry.id != id);
                 if let Some(database) = self.attended(id)
                     && let Side::Attend(attend) = &mut database.side
                 {
@@ -239,6 +266,29 @@ impl Engine {
 
     fn attended(&mut self, id: u32) -> Option<&mut Database> {
         self.databases.values_mut().find(|database| is_named(database, id))
+    }
+
+    /// What the primary has named and no copy knows of: it was gone, or could not be made.
+    pub(super) fn name_lacking(&mut self, now: Instant) {
+        if self.role != Role::Following || now < self.lacking_at {
+            return;
+        }
+        self.lacking_at = now + RETRY;
+        let lacking: Vec<Entry> = self
+            .entries
+            .values()
+            .filter(|entry| match self.site_of(&entry.name) {
+                Some((path, _)) => {
+                    let closed = |database: &Database| matches!(database.side, Side::Closed);
+                    !path.exists() && self.databases.get(&path).is_none_or(closed)
+                }
+                None => false,
+            })
+            .cloned()
+            .collect();
+        for entry in lacking {
+            self.named(entry, now);
+        }
     }
 
     /// The primary names a database: one of ours, or one that is to be made.

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// How long a node that is no longer primary waits at once for an application's transaction.
 const YIELD_WAIT: Duration = Duration::from_millis(20);
+/// Turns in which frames of the peer that are here already are taken.
+const HEAR_TURNS_MAX: usize = 64;
+/// How long a new primary waits for a checkpoint of its own.
+const CHECKPOINT_WAIT: Duration = Duration::from_millis(500);
 /// Turns in which what is left is captured when writers are out.
 const DRAIN_TURNS_MAX: usize = 100_000;
 
@@ -25,7 +29,16 @@ impl Engine {
             return;
         }
         // What arrived whole is applied before the copy becomes the original.
-        self.hear(now);
+        for _ in 0..HEAR_TURNS_MAX {
+            if self.hear(now) {
+                break;
+            }
+        }
+        self.end_hold();
+        for waiting in &mut self.waiting {
+            // Of the numbers of the reign before.
+            waiting.target = None;
+        }
         let renumbered = matches!(self.role, Role::Leading(_));
         self.drop_stream();
         self.role = Role::Leading(epoch);
@@ -68,9 +81,10 @@ impl Engine {
                 if let Some(missing) = attended.missing() {
                     self.say(Notice::Missing(path.to_owned(), missing));
                 }
-                let replica = attended.into_replica();
-                let table = replica.table().filter(|_| !replica.foreign_write()).cloned();
+                let mut replica = attended.into_replica();
+                let table = replica.take_table();
                 let (attached, fence) = replica.promote();
+                fence.settle(CHECKPOINT_WAIT);
                 let side = fence
                     .hand_over(&attached)
                     .map_err(|error| error.to_string())
@@ -105,13 +119,21 @@ impl Engine {
     }
 
     /// The history of a database that this node leads from now on: durable before anything of it
-    /// is shipped.
+    /// is shipped. Opened anew within a reign, its numbers go on; else a later copy with a lower
+    /// number would pass for an older one.
     pub(super) fn begin_reign(&mut self, path: &Path, epoch: u64) {
         let Some(database) = self.databases.get_mut(path) else { return };
-        let Side::Lead(lead) = &database.side else { return };
+        let Side::Lead(lead) = &mut database.side else { return };
         let ledger = &mut database.ledger;
-        let after = lead.sum().and_then(|sum| ledger.position_of(sum)).or_else(|| ledger.newest());
-        let began = ledger.reign(epoch, after.unwrap_or_default());
+        if let Some(newest) = ledger.reigning(epoch) {
+            return lead.number_from(newest.saturating_add(1));
+        }
+        let known = lead.sum().and_then(|sum| ledger.position_of(sum));
+        let began = match known.or_else(|| ledger.passed()) {
+            Some(after) => ledger.reign(epoch, after),
+            None if ledger.is_empty() => ledger.reign(epoch, Position::default()),
+            None => ledger.reign_anew(epoch),
+        };
         if let Some(sum) = lead.sum() {
             ledger.note(lead.shipped(), sum);
         }
@@ -124,12 +146,15 @@ impl Engine {
     pub(super) fn follow(&mut self, epoch: u64, now: Instant) {
         self.floor = self.floor.max(epoch);
         if self.role == Role::Following {
+            if !self.entries.is_empty() && self.named_in < self.floor {
+                self.ended(&"its primary's epoch is over");
+            }
             return;
         }
         self.leading.store(0, Ordering::Release);
         self.drop_stream();
         self.role = Role::Following;
-        self.hold = None;
+        self.drop_hold();
         let paths: Vec<PathBuf> = self.databases.keys().cloned().collect();
         for path in paths {
             if let Some(database) = self.databases.get_mut(&path) {
@@ -138,16 +163,16 @@ impl Engine {
                     other @ (Side::Closed | Side::Yield(_) | Side::Attend(_)) => other,
                 };
             }
-            self.yield_up(&path, now);
+            self.yield_up(&path, YIELD_WAIT, now);
         }
     }
 
     /// Fences a database that this node led, as soon as no application is amid a transaction.
-    pub(super) fn yield_up(&mut self, path: &Path, now: Instant) {
+    pub(super) fn yield_up(&mut self, path: &Path, patience: Duration, now: Instant) {
         let Some(database) = self.databases.get_mut(path) else { return };
         let durable = self.options.patterns[database.pattern].durable;
         let Side::Yield(lead) = &mut database.side else { return };
-        match lead.source_mut().hold_writers(YIELD_WAIT) {
+        match lead.source_mut().hold_writers(patience) {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => return self.trouble(path, error.to_string(), now),
@@ -162,14 +187,11 @@ impl Engine {
                 Err(error) => return self.trouble(path, error.to_string(), now),
             };
             known &= turn.lost.is_none();
-            let shipped = lead.ship(0, &mut nobody);
-            if turn.lost.is_some() || shipped.is_err() || !turn.more {
-                known &= shipped.is_ok();
+            let shipped = lead.ship(0, &mut database.ledger, &mut nobody);
+            known &= shipped.is_ok() && !lead.is_astray();
+            if !known || !(turn.more || matches!(shipped, Ok(true))) {
                 break;
             }
-        }
-        if let (Some(sum), true) = (lead.sum(), known) {
-            database.ledger.note(lead.shipped(), sum);
         }
         let Side::Yield(lead) = std::mem::replace(&mut database.side, Side::Closed) else { return };
         let (source, table) = lead.into_source();

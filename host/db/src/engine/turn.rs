@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// An application that is amid a transaction on a node that is no longer primary is looked at this
+/// often.
+const YIELD_INTERVAL: Duration = Duration::from_millis(5);
 /// A copy is scanned again this often where a primary's channel is away, to see foreign writes.
 const TEND_COPY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -19,6 +22,10 @@ const TEND_COPY_INTERVAL: Duration = Duration::from_millis(100);
 enum Need {
     Nothing,
     Scan,
+    /// No longer in trouble.
+    Healed,
+    /// No longer led, and not yet fenced.
+    Yield,
     Anew(String),
     Broken(String),
     Ruling(Kinship),
@@ -59,6 +66,8 @@ impl Engine {
         match need {
             Need::Nothing => {}
             Need::Scan => self.begin_scan(path, now),
+            Need::Healed => self.say(Notice::Healed(path.to_owned())),
+            Need::Yield => self.yield_up(path, Duration::ZERO, now),
             Need::Anew(why) => {
                 if let Some(database) = self.databases.get_mut(path) {
                     database.counters.lost += 1;
@@ -70,11 +79,6 @@ impl Engine {
             Need::Ruling(kinship) => self.diverged(path, kinship, now),
             Need::Remake(entry) => self.remake(path, *entry, now),
         }
-        if let Some(database) = self.databases.get(path)
-            && matches!(database.side, Side::Yield(_))
-        {
-            self.yield_up(path, now);
-        }
     }
 
     /// Everything of a database on the primary is read again.
@@ -83,6 +87,7 @@ impl Engine {
         self.generation += 1;
         database.generation = self.generation;
         database.scanning = false;
+        database.scrub.under_way = false;
         let Side::Lead(lead) = &mut database.side else { return };
         match lead.start_over() {
             Ok(()) => self.begin_scan(path, now),
@@ -408,7 +413,7 @@ impl Database {
         let active = now < self.active_until;
         let (need, busy, next) = match &mut self.side {
             Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
-            Side::Yield(_) => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL / 100),
+            Side::Yield(_) => (Need::Yield, false, now + YIELD_INTERVAL),
             Side::Lead(lead) => {
                 let captured = if looked { lead.capture(now) } else { Ok(Default::default()) };
                 let turn = match captured {
@@ -421,13 +426,12 @@ impl Database {
                 if turn.busy {
                     self.active_until = now + super::LOOKED_AT_FOR;
                 }
-                let before = lead.shipped();
-                let more = match lead.ship(self.id, outlet) {
+                let more = match lead.ship(self.id, &mut self.ledger, outlet) {
                     Ok(more) => more,
                     Err(error) => return (Need::Broken(error.to_string()), false),
                 };
-                if let (true, Some(sum)) = (lead.shipped() != before, lead.sum()) {
-                    self.ledger.note(lead.shipped(), sum);
+                if lead.is_astray() {
+                    return (Need::Anew("a snapshot does not follow the trail".into()), true);
                 }
                 if let Some(copied) = lead.take_copied() {
                     self.counters.copies += 1;
@@ -452,9 +456,8 @@ impl Database {
                 };
                 let need = match (need, attend.stage()) {
                     (Need::Nothing, Stage::Scanning) if !self.scanning => Need::Scan,
-                    (Need::Nothing, Stage::Following) => {
-                        self.trouble = None;
-                        Need::Nothing
+                    (Need::Nothing, Stage::Following) if self.trouble.take().is_some() => {
+                        Need::Healed
                     }
                     (need, _) => need,
                 };

@@ -20,6 +20,19 @@ pub(crate) fn seconds(short: u64) -> u64 {
     soak.unwrap_or(short)
 }
 
+/// How long a case of the soak runs: its share of a minute, or of as long as somebody asks for.
+pub(crate) fn share(of_a_minute: u64) -> u64 {
+    of_a_minute * seconds(60) / 60
+}
+
+/// One of the scripts beside this file.
+pub(crate) fn script(script: &str, database: &Path, arguments: &[&str]) -> Program {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile").join(script);
+    let mut command = Command::new("python3");
+    command.arg(path).arg(database).args(arguments).stdout(Stdio::piped());
+    Program(command.spawn().expect("python3 runs"))
+}
+
 /// A folder with one database in it.
 pub(crate) struct Lab {
     pub(crate) folder: tempfile::TempDir,
@@ -48,10 +61,7 @@ impl Lab {
     }
 
     pub(crate) fn python(&self, script: &str, arguments: &[&str]) -> Program {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile").join(script);
-        let mut command = Command::new("python3");
-        command.arg(path).arg(&self.database).args(arguments).stdout(Stdio::piped());
-        Program(command.spawn().expect("python3 runs"))
+        self::script(script, &self.database, arguments)
     }
 
     /// An application of this process.

@@ -1,5 +1,10 @@
 //! Two engines in one process, over the real channel: one leads, one follows.
 
+// Each test uses a part of it.
+#![allow(dead_code)]
+
+pub(crate) mod process;
+
 use rusqlite::Connection;
 use staffetta_bulk::{
     Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
@@ -14,7 +19,7 @@ use std::time::{Duration, Instant};
 const SECRET: [u8; 32] = [7; 32];
 const CLUSTER: [u8; 16] = [9; 16];
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One node: its engine, its listener, its dialer.
 pub(crate) struct Node {
@@ -109,14 +114,23 @@ impl Node {
         wait("leading", || self.engine.leading() == Some(epoch));
     }
 
+    /// Where others find it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Follows a node from now on.
     pub(crate) fn attend(&mut self, leader: &Node) {
+        self.attend_at(leader.name, leader.address);
+    }
+
+    pub(crate) fn attend_at(&mut self, leader: &str, address: SocketAddr) {
         let credentials =
-            Credentials::derive(&SECRET, CLUSTER, self.name, leader.name).expect("credentials");
+            Credentials::derive(&SECRET, CLUSTER, self.name, leader).expect("credentials");
         let dialer = Dialer::start(DialerConfig {
             credentials,
             bandwidth: Bandwidth::new(None),
-            routes: vec![("127.0.0.1:0".parse().expect("an address"), leader.address)],
+            routes: vec![("127.0.0.1:0".parse().expect("an address"), address)],
             purpose: Purpose::Databases,
             payload: Arc::new(Vec::new),
             streams: self.engine.streams(),
