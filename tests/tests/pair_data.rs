@@ -97,7 +97,9 @@ fn a_standby_takes_over_with_all_that_was_shipped_and_keeps_what_was_not() {
         // The application of a dead primary's daemon writes on: nobody else has these.
         let alone = writer.wait_for(50, PATIENCE)?;
         drop(writer);
-        wait("a takeover", pair, || pair.status(new).is_ok_and(|status| status.role == Role::Primary))?;
+        wait("a takeover", pair, || {
+            pair.status(new).is_ok_and(|status| status.role == Role::Primary)
+        })?;
         let mut writer = Writer::start(&pair.database(new, "app"), ms(2))?;
         writer.wait_for(20, PATIENCE)?;
         ensure!(rows(pair, new) >= 200, "{} rows", rows(pair, new));
@@ -203,7 +205,9 @@ fn a_call_reaches_a_phone_that_registered_on_the_node_that_crashed() {
         })?;
         // The whole node: daemon and kamailio.
         lab.node(old).kill9();
-        wait("a takeover", pair, || pair.status(new).is_ok_and(|status| status.role == Role::Primary))?;
+        wait("a takeover", pair, || {
+            pair.status(new).is_ok_and(|status| status.role == Role::Primary)
+        })?;
         ensure!(stays.is_running(), "kamailio of the standby ended: {}", stays.log());
         ensure!(caller.call("100", PATIENCE)? == Some(200), "{}", stays.log());
         ensure!(phone.answered() == 1, "{} calls answered", phone.answered());

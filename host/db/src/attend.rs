@@ -256,7 +256,10 @@ impl Attend {
         if self.fresh || self.archived == Some(table.sum()) {
             return Kinship::Ancestor;
         }
-        ledger.kinship(table.sum(), &named.entry.lineage, named.entry.head)
+        // What it said when it named this database may be old by now.
+        let said = named.entry.head;
+        let head = self.head.filter(|head| head.epoch == said.epoch).unwrap_or(said);
+        ledger.kinship(table.sum(), &named.entry.lineage, head)
     }
 
     /// The ruling: this copy is archived, and then overwritten.
