@@ -61,9 +61,9 @@ fn open(more: &str, prepare: fn(&Pair) -> Result<()>) -> Result<Scene> {
 fn a_planned_move_under_load_loses_no_commit() {
     world(|| {
         let mut scene = open("", |_| Ok(()))?;
-        scene.ready()?;
-        let pair = scene.pair();
         for _ in 0..4 {
+            scene.ready()?;
+            let pair = scene.pair();
             let from = scene.primary();
             let mut writer = Writer::start(&pair.database(from, "app"), ms(1))?;
             writer.wait_for(300, PATIENCE)?;
@@ -75,7 +75,7 @@ fn a_planned_move_under_load_loses_no_commit() {
             ensure!(rows(pair, to) == committed, "{} rows of {committed}", rows(pair, to));
             all_aligned(pair)?;
         }
-        let archives = Node::BOTH.map(|node| pair.state(node).join("archive"));
+        let archives = Node::BOTH.map(|node| scene.pair().state(node).join("archive"));
         for folder in archives {
             ensure!(folder.read_dir()?.next().is_none(), "an archive in {}", folder.display());
         }
@@ -163,6 +163,7 @@ fn a_synchronous_commit_waits_for_the_standby_and_goes_on_without_it() {
         let answer = said(pair, one, &["barrier", path])?;
         ensure!(answer.starts_with("ok "), "{answer}");
         pair.lab().node(other).freeze();
+        writer.wait_for(10, PATIENCE)?;
         let answer = pair.command(one, &["barrier", path])?;
         ensure!(text(&answer).starts_with("degraded "), "{}", text(&answer));
         ensure!(answer.status.code() == Some(1), "{:?}", answer.status);
