@@ -13,6 +13,8 @@ use crate::table::Table;
 use crate::wire::{self, Entry, Head, Message, Offer, Pages, Position, SUMS_MAX};
 use std::time::{Duration, Instant};
 
+/// A copy to which nothing was applied for so long keeps no buffers.
+const QUIET: Duration = Duration::from_secs(2);
 /// A shipment tells its pages in ascending order, and all that it adds but a few: a number far
 /// beyond the end would only cost memory.
 const GAP_PAGES_MAX: u32 = 1_024 + 1;
@@ -79,13 +81,16 @@ pub(crate) struct Attend {
     archived: Option<u128>,
     at: Option<Position>,
     pages: u64,
+    /// Since when nothing was applied; none when its memory was given back since.
+    lively: Option<Instant>,
 }
 
 impl Attend {
     pub(crate) fn new(replica: Replica, fresh: bool) -> Attend {
         let stage = Stage::Scanning;
         let (named, archived, at) = (None, None, None);
-        Attend { replica, stage, named, fresh, other_size: false, archived, at, pages: 0 }
+        let (other_size, pages, lively) = (false, 0, Some(Instant::now()));
+        Attend { replica, stage, named, fresh, other_size, archived, at, pages, lively }
     }
 
     pub(crate) fn stage(&self) -> &Stage {
@@ -205,6 +210,10 @@ impl Attend {
         ledger: &mut Ledger,
         outlet: &mut Outlet<'_>,
     ) -> Outcome {
+        if self.lively.is_some_and(|since| now.saturating_duration_since(since) >= QUIET) {
+            self.lively = None;
+            self.replica.trim();
+        }
         if let Stage::Paused { until, .. } = &self.stage
             && *until <= now
         {
@@ -384,6 +393,7 @@ impl Attend {
         self.at = Some(head.position);
         self.fresh = false;
         self.stage = Stage::Following;
+        self.lively = Some(Instant::now());
         let id = named.entry.id;
         self.head_is(head.position);
         outlet.message(&Message::Ack(id, head.position));
@@ -418,7 +428,6 @@ impl Attend {
             status.pages = table.pages();
             status.sum = Some(table.sum());
         }
-        status.wal_bytes = attached.wal().metadata().map_or(0, |found| found.len());
     }
 }
 
