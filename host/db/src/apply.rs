@@ -381,6 +381,14 @@ impl Replica {
         }
     }
 
+    /// Gives back what only transactions need; for quiet times.
+    pub(crate) fn trim(&mut self) {
+        if let Phase::Idle = self.phase {
+            self.writer.trim();
+            self.first = Vec::new();
+        }
+    }
+
     /// Its table, to go on with elsewhere; none while somebody else has written since.
     pub(crate) fn take_table(&mut self) -> Option<Table> {
         self.rollback();

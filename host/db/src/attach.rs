@@ -17,6 +17,10 @@ use std::time::Duration;
 /// How long an opening waits for a lock of an application.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 
+/// Pages that the keeper's cache holds: it reads the schema, and nothing else. Fewer than three, and
+/// SQLite takes no memory for pages in advance.
+const KEEPER_PAGES: u32 = 2;
+
 /// A database that is open and in WAL mode.
 #[derive(Debug)]
 pub struct Attached {
@@ -167,6 +171,8 @@ impl Attached {
         keeper.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(sqlite)?;
         let page_bytes =
             keeper.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
+        let small = format!("PRAGMA cache_size={KEEPER_PAGES}; PRAGMA shrink_memory");
+        keeper.execute_batch(&small).map_err(sqlite)?;
         let files = match before.upgrade() {
             None => Arc::new(Files::open(&path)?),
             Some(files) => match files.same(&path) {
@@ -315,10 +321,26 @@ fn open_database(path: &Path) -> Result<(File, (u64, u64)), AttachError> {
 pub(crate) fn connect(path: &Path, busy_wait: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    no_lookaside(&connection);
     connection.busy_timeout(busy_wait)?;
     connection.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")?;
     keep_wal(&connection);
     Ok(connection)
+}
+
+/// No memory in advance for small things: there may be many connections, and all do little.
+pub(crate) fn no_lookaside(connection: &Connection) {
+    // SAFETY: the handle is open; the call takes a buffer, a size and a count, as documented in
+    // sqlite3.h for SQLITE_DBCONFIG_LOOKASIDE.
+    unsafe {
+        ffi::sqlite3_db_config(
+            connection.handle(),
+            ffi::SQLITE_DBCONFIG_LOOKASIDE,
+            std::ptr::null_mut::<std::ffi::c_void>(),
+            0 as std::ffi::c_int,
+            0 as std::ffi::c_int,
+        );
+    }
 }
 
 /// The WAL stays when the last connection closes, and nobody checkpoints it then: the daemon's own

@@ -13,6 +13,8 @@ use crate::table::Table;
 use crate::wire::{self, Entry, Head, Message, Offer, Pages, Position, SUMS_MAX};
 use std::time::{Duration, Instant};
 
+/// A copy to which nothing was applied for so long keeps no buffers.
+const QUIET: Duration = Duration::from_secs(2);
 /// A shipment tells its pages in ascending order, and all that it adds but a few: a number far
 /// beyond the end would only cost memory.
 const GAP_PAGES_MAX: u32 = 1_024 + 1;
@@ -81,6 +83,8 @@ pub(crate) struct Attend {
     /// How far the primary is, by its stream or its heartbeats.
     head: Option<Position>,
     pages: u64,
+    /// Since when nothing was applied; none when its memory was given back since.
+    lively: Option<Instant>,
 }
 
 impl Attend {
@@ -96,6 +100,7 @@ impl Attend {
             at: None,
             head: None,
             pages: 0,
+            lively: Some(Instant::now()),
         }
     }
 
@@ -225,6 +230,10 @@ impl Attend {
         ledger: &mut Ledger,
         outlet: &mut Outlet<'_>,
     ) -> Outcome {
+        if self.lively.is_some_and(|since| now.saturating_duration_since(since) >= QUIET) {
+            self.lively = None;
+            self.replica.trim();
+        }
         if let Stage::Paused { until, .. } = &self.stage
             && *until <= now
         {
@@ -405,6 +414,7 @@ impl Attend {
         self.at = Some(head.position);
         self.fresh = false;
         self.stage = Stage::Following;
+        self.lively = Some(Instant::now());
         let id = named.entry.id;
         self.head_is(head.position);
         outlet.message(&Message::Ack(id, head.position));
@@ -439,7 +449,6 @@ impl Attend {
             status.pages = table.pages();
             status.sum = Some(table.sum());
         }
-        status.wal_bytes = attached.wal().metadata().map_or(0, |found| found.len());
     }
 }
 

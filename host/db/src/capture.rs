@@ -91,12 +91,6 @@ impl Source {
         }
     }
 
-    pub(crate) fn wal_bytes(&self) -> u64 {
-        match self {
-            Source::Log(follower) => follower.wal_bytes(),
-        }
-    }
-
     /// Ends the capture. Writers that are held stay held: whoever attaches next fences them.
     pub(crate) fn end(self) -> Rc<Attached> {
         match self {

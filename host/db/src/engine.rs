@@ -36,6 +36,15 @@ use std::time::{Duration, Instant};
 /// index after it, so that the notice of the one comes before the other.
 const LOOK_INTERVAL: Duration = Duration::from_micros(50);
 const LOOKED_AT_FOR: Duration = Duration::from_millis(20);
+/// A large transaction is synced between the two. Until then it is looked at less often, for at most
+/// so long; less once a commit was seen.
+const LOOK_WARY_INTERVAL: Duration = Duration::from_millis(5);
+const WARY_FOR: Duration = Duration::from_secs(3);
+const WARY_AFTER_COMMIT: Duration = Duration::from_millis(500);
+/// Databases that nobody writes are looked at together, at multiples of this.
+const LOOK_TOGETHER: Duration = Duration::from_millis(100);
+/// What changes slowly is renewed with each of so many statuses, where nobody writes.
+const STATUSES_PER_SLOW: u32 = 10;
 /// Every database is looked at this often, whatever the notices say.
 const LOOK_ALWAYS_INTERVAL: Duration = Duration::from_secs(1);
 /// New, gone and replaced files are looked for this often.
@@ -219,6 +228,8 @@ pub fn start(
             without: 0,
             discover_at: now,
             status_at: now,
+            statuses: 0,
+            began: now,
             board: shared.0,
             leading: shared.1,
         }
@@ -273,7 +284,9 @@ struct Database {
     trouble: Option<String>,
     retry_at: Instant,
     active_until: Instant,
+    wary_until: Instant,
     look_at: Instant,
+    wal_bytes: u64,
     scrub: Scrub,
 }
 
@@ -336,6 +349,8 @@ struct Engine {
     without: u64,
     discover_at: Instant,
     status_at: Instant,
+    statuses: u32,
+    began: Instant,
     board: Board,
     leading: Arc<AtomicU64>,
 }
@@ -453,6 +468,7 @@ impl Engine {
         for database in self.databases.values_mut() {
             if noticed.all || noticed.ids.contains(&database.id) {
                 database.active_until = until;
+                database.wary_until = until + WARY_FOR;
                 database.look_at = Instant::now();
             }
         }

@@ -82,6 +82,8 @@ pub(crate) struct Lead {
     captured: VecDeque<(u64, Instant)>,
     /// A copy that ended in this turn.
     copied: Option<Copied>,
+    /// The last look ended amid what was committed.
+    capturing: bool,
     /// The last commit seen.
     active: Instant,
     /// A snapshot found the trail lost: what follows from nothing must be read again.
@@ -102,6 +104,7 @@ impl Lead {
             shipment: None,
             captured: VecDeque::new(),
             copied: None,
+            capturing: false,
             active: Instant::now(),
             astray: false,
         }
@@ -224,14 +227,14 @@ impl Lead {
         };
         status.position = Some(self.head());
         status.head = status.position;
-        status.behind = self.unacked();
+        // A large transaction that is being captured counts before it is whole.
+        status.behind = self.unacked().map(|unacked| unacked + u64::from(self.capturing));
         let since = self.unacked_since().filter(|_| status.behind != Some(0));
         let ms = since.map_or(0, |since| now.saturating_duration_since(since).as_millis());
         status.behind_ms = u64::try_from(ms).unwrap_or(u64::MAX);
         status.behind_bytes = self.waiting_bytes();
         status.pages = self.pages();
         status.page_bytes = self.source.page_bytes();
-        status.wal_bytes = self.source.wal_bytes();
         status.sum = self.sum().filter(|_| self.changes.is_empty());
     }
 
@@ -294,6 +297,7 @@ impl Lead {
             }
         }
         let busy = self.changes.transactions() != before;
+        self.capturing = drained == Drained::More;
         if !busy && now.saturating_duration_since(self.active) >= QUIET {
             self.spare = None;
         }

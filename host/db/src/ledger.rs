@@ -431,6 +431,50 @@ mod tests {
         assert_eq!((ledger.position_of(9), ledger.position_of(5)), (Some(at(4, 9)), None));
     }
 
+    /// What the file had before the system started anew, or what another file had, is no history of
+    /// it: a note may be on the disk and the transaction not.
+    #[test]
+    fn only_what_this_file_had_since_the_system_started_is_certain() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Path::new("/a.db");
+        let mut ledger = Ledger::open(folder.path(), path).unwrap();
+        ledger.lives((1, 1));
+        ledger.note(at(4, 3), 5);
+        ledger.note(at(4, 4), 6);
+        assert_eq!(ledger.passed(), Some(at(4, 4)));
+        // Noted ahead: it need not have come, and the one before it has.
+        ledger.note_ahead(at(4, 5), 7);
+        assert_eq!(ledger.passed(), Some(at(4, 4)));
+        drop(ledger);
+        let mut ledger = Ledger::open(folder.path(), path).unwrap();
+        assert_eq!(ledger.passed(), None, "which file it is was not said");
+        ledger.lives((1, 1));
+        assert_eq!(ledger.passed(), Some(at(4, 4)));
+        ledger.lives((1, 2));
+        assert_eq!((ledger.passed(), ledger.newest()), (None, Some(at(4, 5))));
+        // Then no copy passes for an older state of it.
+        ledger.reign(4, at(2, 9)).unwrap();
+        ledger.reign_anew(6).unwrap();
+        let lineage = ledger.lineage();
+        for old in [at(4, 1), at(2, 1)] {
+            ledger.note(old, 77);
+            assert_ne!(ledger.kinship(77, &lineage, at(6, 100)), Kinship::Ancestor, "{old:?}");
+        }
+    }
+
+    #[test]
+    fn a_reign_is_counted_on_though_nothing_can_be_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::open(folder.path(), Path::new("/a.db")).unwrap();
+        ledger.reign(4, at(2, 9)).unwrap();
+        assert_eq!((ledger.reigning(4), ledger.reigning(5)), (Some(0), None));
+        // Not open for writing: as on a full disk.
+        let name = ledger.file.with_extension("position");
+        ledger.records = File::open(name).unwrap();
+        ledger.note(at(4, 77), 5);
+        assert_eq!((ledger.reigning(4), ledger.newest()), (Some(77), None));
+    }
+
     #[test]
     fn a_torn_record_or_file_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();

@@ -65,6 +65,8 @@ impl Soak {
         for writer in writers {
             println!("{}", writer.end().trim());
         }
+        // A commit whose notice was missed is seen within a second.
+        std::thread::sleep(Duration::from_millis(1_200));
         let began = Instant::now();
         self.one.shipped(NAME, &mut self.other);
         println!("caught up after {:?}", began.elapsed());

@@ -9,6 +9,7 @@ use std::path::Path;
 use rusqlite::{Connection, ffi};
 
 use super::{Durability, FENCE_WAIT};
+use crate::attach::no_lookaside;
 use crate::fence::Pass;
 
 /// Memory for pages of an open transaction; what does not fit goes to the WAL, where no reader
@@ -35,6 +36,7 @@ impl Writer {
         durability: Durability,
     ) -> rusqlite::Result<Writer> {
         let connection = pass.connect(path)?;
+        no_lookaside(&connection);
         connection.busy_timeout(FENCE_WAIT)?;
         let synchronous = match durability {
             Durability::Applied => "NORMAL",
@@ -103,6 +105,14 @@ impl Writer {
             tracing::debug!(%error, "the schema of a copy cannot be read");
         }
         self.forget_pages();
+    }
+
+    /// Gives back the memory of a cache that nothing needs; for quiet times.
+    pub(super) fn trim(&self) {
+        // SAFETY: the handle is open.
+        unsafe {
+            ffi::sqlite3_db_release_memory(self.connection.handle());
+        }
     }
 
     /// The b-tree layer keeps what it parsed of pages; it did not see them change.

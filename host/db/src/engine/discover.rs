@@ -96,6 +96,8 @@ impl Engine {
             trouble: None,
             retry_at: now,
             active_until: now,
+            wary_until: now,
+            wal_bytes: 0,
             look_at: now,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
         };
@@ -202,7 +204,7 @@ impl Database {
 }
 
 impl Side {
-    fn attached(&self) -> Option<&Attached> {
+    pub(super) fn attached(&self) -> Option<&Attached> {
         match self {
             Side::Closed => None,
             Side::Lead(lead) | Side::Yield(lead) => Some(lead.source().attached()),

@@ -1,6 +1,9 @@
 //! What is due for each database, and what the worker found.
 
-use super::{Database, Engine, LOOK_ALWAYS_INTERVAL, LOOK_INTERVAL, Role, Scrub, Side};
+use super::{
+    Database, Engine, LOOK_ALWAYS_INTERVAL, LOOK_INTERVAL, LOOK_TOGETHER, LOOK_WARY_INTERVAL, Role,
+    STATUSES_PER_SLOW, Scrub, Side, WARY_AFTER_COMMIT, WARY_FOR,
+};
 use crate::attend::{Outcome, Stage};
 use crate::ledger::Kinship;
 use crate::outlet::Outlet;
@@ -45,7 +48,7 @@ impl Engine {
                 continue;
             }
             let mut outlet = Outlet::new(self.stream.as_mut());
-            let (need, busy) = database.turn(now, looked, &mut outlet);
+            let (need, busy) = database.turn(now, looked, self.began, &mut outlet);
             more |= busy;
             failed = failed.or(outlet.failed);
             if !matches!(need, Need::Nothing) {
@@ -300,10 +303,11 @@ impl Engine {
     }
 
     /// Checkpoints of copies that are due.
-    fn begin_checkpoints(&mut self, now: Instant) {
+    fn begin_checkpoints(&mut self, now: Instant, slow: bool) {
         for database in self.databases.values_mut() {
+            let look = slow || database.is_lively(now);
             let Side::Attend(attend) = &mut database.side else { continue };
-            if database.checkpointing {
+            if database.checkpointing || !look {
                 continue;
             }
             if let Some(checkpoint) = attend.replica_mut().checkpoint_due(now) {
@@ -341,9 +345,18 @@ impl Engine {
 
     /// Renews what others see, and begins what is due now and then.
     pub(super) fn post(&mut self, now: Instant) {
+        self.statuses = self.statuses.wrapping_add(1);
+        let slow = self.statuses.is_multiple_of(STATUSES_PER_SLOW);
         self.begin_scrubs(now);
-        self.begin_checkpoints(now);
+        self.begin_checkpoints(now, slow);
         self.tell_heads();
+        for database in self.databases.values_mut() {
+            if let (true, Some(attached)) =
+                (slow || database.is_lively(now), database.side.attached())
+            {
+                database.wal_bytes = attached.wal().metadata().map_or(0, |found| found.len());
+            }
+        }
         let all: Vec<DatabaseStatus> =
             self.databases.values().map(|database| self.status_of(database, now)).collect();
         *self.board.lock().expect("no holder panics") = Arc::new(all);
@@ -382,7 +395,7 @@ impl Engine {
             behind_bytes: 0,
             pages: 0,
             page_bytes: 0,
-            wal_bytes: 0,
+            wal_bytes: database.wal_bytes,
             sum: None,
             sync: pattern.sync.is_some(),
             counters: database.counters,
@@ -401,6 +414,13 @@ impl Engine {
     }
 }
 
+/// The next moment at which all that are quiet are looked at.
+fn together(began: Instant, soon: Instant) -> Instant {
+    let each = LOOK_TOGETHER.as_millis();
+    let ticks = soon.saturating_duration_since(began).as_millis().div_ceil(each);
+    u32::try_from(ticks).map_or(soon, |ticks| began + LOOK_TOGETHER * ticks)
+}
+
 impl Scrub {
     fn is_due(&self, now: Instant) -> bool {
         !self.under_way && self.due.is_some_and(|due| due <= now)
@@ -409,7 +429,13 @@ impl Scrub {
 
 impl Database {
     /// What is due here, and whether work is left that waits for nobody.
-    fn turn(&mut self, now: Instant, looked: bool, outlet: &mut Outlet<'_>) -> (Need, bool) {
+    fn turn(
+        &mut self,
+        now: Instant,
+        looked: bool,
+        began: Instant,
+        outlet: &mut Outlet<'_>,
+    ) -> (Need, bool) {
         let active = now < self.active_until;
         let (need, busy, next) = match &mut self.side {
             Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
@@ -425,6 +451,7 @@ impl Database {
                 }
                 if turn.busy {
                     self.active_until = now + super::LOOKED_AT_FOR;
+                    self.wary_until = self.wary_until.min(now + WARY_AFTER_COMMIT);
                 }
                 let more = match lead.ship(self.id, &mut self.ledger, outlet) {
                     Ok(more) => more,
@@ -461,13 +488,24 @@ impl Database {
                     }
                     (need, _) => need,
                 };
-                (need, false, now + TEND_COPY_INTERVAL)
+                let waits = matches!(attend.stage(), Stage::Following | Stage::Scanning);
+                let after = if waits { LOOK_ALWAYS_INTERVAL } else { TEND_COPY_INTERVAL };
+                (need, false, now + after)
             }
         };
-        let always = now + LOOK_ALWAYS_INTERVAL;
-        let soon = now.max(next).min(always);
-        let leads = matches!(self.side, Side::Lead(_));
-        self.look_at = if active && leads { now + LOOK_INTERVAL } else { soon };
+        let soon = now.max(next).min(now + LOOK_ALWAYS_INTERVAL);
+        self.look_at = match self.side {
+            Side::Lead(_) if active => now + LOOK_INTERVAL,
+            Side::Lead(_) if now < self.wary_until => soon.min(now + LOOK_WARY_INTERVAL),
+            _ if soon < now + LOOK_TOGETHER => soon,
+            // One wake-up for all that are quiet.
+            _ => together(began, soon),
+        };
         (need, busy)
+    }
+
+    /// Somebody wrote it a short while ago.
+    fn is_lively(&self, now: Instant) -> bool {
+        now < self.active_until + WARY_FOR
     }
 }

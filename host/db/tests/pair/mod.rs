@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod process;
+pub(crate) mod proxy;
 
 use rusqlite::Connection;
 use staffetta_bulk::{
@@ -153,6 +154,8 @@ impl Node {
 
     /// Waits until this leader's standby has everything.
     pub(crate) fn shipped(&self, name: &str) {
+        // What a status says may be this old.
+        std::thread::sleep(Duration::from_millis(150));
         wait("everything shipped", || {
             self.status(name).is_some_and(|s| s.state == State::Leading && s.behind == Some(0))
         });

@@ -170,6 +170,32 @@ impl Remote {
         paths.filter(|path| path.extension().is_some_and(|end| end == "sqlite")).collect()
     }
 
+    fn proc_status(&self, field: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let text = text.expect("a process that runs");
+        let line = text.lines().find(|line| line.starts_with(field)).expect("a field");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
+    pub(crate) fn rss_kib(&self) -> u64 {
+        self.proc_status("VmRSS:")
+    }
+
+    /// The most memory of its own that it ever had.
+    pub(crate) fn peak_mib(&self) -> u64 {
+        self.proc_status("VmHWM:") / 1_024
+    }
+
+    /// CPU time that it used.
+    pub(crate) fn cpu_ms(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let text = text.expect("a process that runs");
+        let after = text.rsplit(") ").next().expect("fields");
+        // utime and stime, in hundredths of a second (proc(5)).
+        let ticks = after.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok());
+        ticks.sum::<u64>() * 10
+    }
+
     /// Trails that it lost, and why.
     pub(crate) fn lost_trails(&mut self) -> String {
         let notices = self.order("notices");
