@@ -150,3 +150,45 @@ fn a_replaced_database_is_brought_over_whole() {
     one.shipped("a.db");
     assert_same(&one.database("a.db"), &other.database("a.db"));
 }
+
+/// The right to answer without the standby ends with the reign, even where the next one begins at
+/// once.
+#[test]
+fn a_new_reign_does_not_inherit_the_right_to_answer_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let one = Node::with(root.path(), "na", "nb", |pattern| {
+        pattern.sync = Some(Duration::from_millis(150));
+        pattern.block_alone = true;
+    });
+    one.lead(2);
+    rows(&one, "a.db", 0, 3);
+    one.is("a.db", State::Alone);
+    let path = one.database("a.db");
+    let answers = ask(&one, &path);
+    one.was_told("the standby's absence", |notice| matches!(notice, Notice::Desynced(_)));
+    one.engine.say(staffetta_db::Command::Degraded(true));
+    assert!(answers.recv_timeout(Duration::from_secs(5)).unwrap().starts_with("degraded"));
+    one.engine.say(staffetta_db::Command::Follow(2));
+    one.engine.say(staffetta_db::Command::Lead(4));
+    wait("the next reign", || one.engine.leading() == Some(4));
+    one.is("a.db", State::Alone);
+    let answers = ask(&one, &path);
+    assert!(answers.recv_timeout(Duration::from_millis(600)).is_err(), "answered without a right");
+}
+
+/// One question at the barrier; its answer comes out of the channel.
+fn ask(node: &Node, database: &std::path::Path) -> std::sync::mpsc::Receiver<String> {
+    use std::io::{BufRead, BufReader, Write};
+    let mut socket =
+        std::os::unix::net::UnixStream::connect(node.folder.join("barrier.sock")).unwrap();
+    writeln!(socket, "{}", database.display()).unwrap();
+    let (answer, answers) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        // The node may end first.
+        if BufReader::new(socket).read_line(&mut line).is_ok() && !line.is_empty() {
+            let _ = answer.send(line);
+        }
+    });
+    answers
+}

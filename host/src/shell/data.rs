@@ -163,6 +163,8 @@ impl DataLink {
     pub(crate) fn noted(&self, note: &Note) {
         let Some(plane) = &self.0 else { return };
         match note {
+            // A move that was called off: the same reign, and its words stand.
+            Note::Role { from: Role::Draining, to: Role::Primary, .. } => {}
             Note::Role { to: Role::Primary, epoch, .. } => plane.lead(*epoch),
             Note::Epoch(epoch) => plane.engine.say(Command::Lead(epoch.0)),
             // Still serves, or has its writers held and waits for the peer to take over.

@@ -40,6 +40,10 @@ impl Engine {
             waiting.target = None;
         }
         let renumbered = matches!(self.role, Role::Leading(_));
+        if !renumbered {
+            // What the core allowed in an earlier reign it did not allow in this one.
+            self.sync = super::wait::Sync::default();
+        }
         self.drop_stream();
         self.role = Role::Leading(epoch);
         let paths: Vec<PathBuf> = self.databases.keys().cloned().collect();
