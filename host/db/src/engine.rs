@@ -485,3 +485,7 @@ impl Engine {
         due
     }
 }
+
+#[cfg(test)]
+#[path = "engine/hostile_tests.rs"]
+mod hostile_tests;
