@@ -9,6 +9,7 @@ use crate::changes::Changes;
 use crate::hash::page_hash;
 use crate::pages::Image;
 use crate::snapshot::Snapshot;
+use crate::table::Table;
 use crate::trail::{CaptureError, Drained, LostTrail};
 use rusqlite::Connection;
 use std::io;
@@ -46,6 +47,8 @@ pub struct Differ {
     scan_after: Instant,
     files_after: Instant,
     scans: u64,
+    /// The last look found nothing.
+    idle: bool,
 }
 
 /// A reading under way, or what the next one needs.
@@ -103,9 +106,63 @@ impl Differ {
             scan_after: now,
             files_after: now + FILES_INTERVAL,
             scans: 0,
+            idle: false,
         };
         differ.restart()?;
         Ok(differ)
+    }
+
+    /// Begins at the state that this table is of, with or without writers held on the connection
+    /// of `attached`: what was committed since, and later, is found, whenever that was.
+    pub(crate) fn start_at(
+        attached: Rc<AttachedAsIs>,
+        table: &Table,
+        writers_held: bool,
+    ) -> Result<Differ, CaptureError> {
+        let now = Instant::now();
+        let mut differ = Differ {
+            scan: Scan::Absent,
+            attached,
+            version: None,
+            lost: None,
+            writers_held,
+            look_after: now,
+            scan_after: now,
+            files_after: now + FILES_INTERVAL,
+            scans: 0,
+            idle: false,
+        };
+        let keeper = &differ.attached.keeper;
+        let timeout = keeper.busy_timeout(Duration::ZERO);
+        timeout.map_err(|source| refused(&differ.attached, source))?;
+        let hashes = (0..table.groups()).flat_map(|group| table.group(group)).copied().collect();
+        let reader = Reader { snapshot: differ.connect()?, table: hashes };
+        differ.scan = Scan::Idle(Box::new(reader));
+        Ok(differ)
+    }
+
+    /// What the pages hashed to when they were read last; none while they are being read.
+    pub(crate) fn table(&self) -> Option<Table> {
+        let Scan::Idle(reader) = &self.scan else { return None };
+        let mut table = Table::new(self.attached.page_bytes);
+        for (number, hash) in (1..).zip(&reader.table) {
+            table.set(number, *hash);
+        }
+        table.resize(u32::try_from(reader.table.len()).ok()?);
+        Some(table)
+    }
+
+    /// Whether nothing was committed that is not captured, as far as the last look told.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    /// Ends without letting writers go: whoever gets the database has them held, if they were.
+    pub(crate) fn stop_held(mut self) -> Rc<AttachedAsIs> {
+        self.join();
+        self.scan = Scan::Absent;
+        self.writers_held = false;
+        Rc::clone(&self.attached)
     }
 
     /// The database.
@@ -160,6 +217,7 @@ impl Differ {
             }
         }
         self.look_after = now + LOOK_INTERVAL;
+        self.idle = false;
         match &self.scan {
             Scan::Running(thread) if !thread.is_finished() => return Ok(Drained::More),
             Scan::Running(_) => return self.take(now, changes),
@@ -167,6 +225,7 @@ impl Differ {
         }
         let version = self.version_now();
         if version.is_some() && version == self.version {
+            self.idle = true;
             return Ok(Drained::Nothing);
         }
         if version.is_some() && (self.writers_held || now >= self.scan_after) {

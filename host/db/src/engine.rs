@@ -9,6 +9,7 @@
 
 mod discover;
 mod hold;
+mod keep;
 mod notice;
 mod peer;
 mod roles;
@@ -263,6 +264,8 @@ struct Database {
     checkpointing: bool,
     ledger: Ledger,
     side: Side,
+    /// Led by its log only until its rollback journal can be kept.
+    returns: bool,
     counters: DatabaseCounters,
     trouble: Option<String>,
     retry_at: Instant,

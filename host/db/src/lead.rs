@@ -34,6 +34,8 @@ pub(crate) struct Turn {
     pub busy: bool,
     /// Work is left that does not wait for anybody.
     pub more: bool,
+    /// Something is committed that is captured only when the source is due again.
+    pub waits: bool,
     /// The trail was lost in this turn: all pages must be read again.
     pub lost: Option<LostTrail>,
 }
@@ -151,6 +153,29 @@ impl Lead {
     pub(crate) fn into_source(self) -> (Source, Option<Table>) {
         let whole = self.shipment.is_none() && self.changes.is_empty();
         (self.source, self.table.filter(|_| whole))
+    }
+
+    /// Everything captured is in the table, and nothing is on its way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.shipment.is_none() && self.changes.is_empty() && self.table.is_some()
+    }
+
+    /// Follows the same database, settled and with writers held, by its rollback journal, or by its
+    /// log where that cannot be.
+    pub(crate) fn to_journal(self) -> Result<Box<Lead>, String> {
+        let Some(table) = &self.table else { return Ok(Box::new(self)) };
+        let source = self.source.to_journal(table)?;
+        Ok(Box::new(Lead { source, ..self }))
+    }
+
+    /// Follows the same database, with writers held and everything captured, by its log, or by its
+    /// journal where that cannot be.
+    pub(crate) fn to_log(self) -> Result<Box<Lead>, String> {
+        let Some(table) = &self.table else {
+            return Err("its pages are not known".into());
+        };
+        let source = self.source.to_log(table)?;
+        Ok(Box::new(Lead { source, ..self }))
     }
 
     /// A new number for the running reign: what was shipped so far belongs to the old one.
@@ -301,10 +326,12 @@ impl Lead {
         let mut drained = self.source.drain(&mut self.changes, FRAMES_PER_TURN_MAX)?;
         if drained != Drained::More && !matches!(drained, Drained::Lost(_)) {
             let tended = self.source.tend(now, &mut self.changes)?;
-            if matches!(tended, Drained::Lost(_) | Drained::More) {
+            if matches!(tended, Drained::Lost(_) | Drained::More) || self.source.is_kept() {
                 drained = tended;
             }
         }
+        // Pages are being compared, in a thread that nobody waits for.
+        let waits = self.source.is_kept() && matches!(drained, Drained::More | Drained::Some);
         let busy = self.changes.transactions() != before;
         if busy {
             let head = self.head().txid;
@@ -318,9 +345,10 @@ impl Lead {
             self.captured.push_back((head, now));
         }
         Ok(match drained {
-            Drained::Lost(lost) => Turn { busy: true, more: true, lost: Some(lost) },
-            Drained::More => Turn { busy: true, more: true, lost: None },
-            Drained::Nothing | Drained::Some => Turn { busy, more: false, lost: None },
+            Drained::Lost(lost) => Turn { busy: true, more: true, waits, lost: Some(lost) },
+            Drained::More if waits => Turn { busy, more: false, waits, lost: None },
+            Drained::More => Turn { busy: true, more: true, waits, lost: None },
+            Drained::Nothing | Drained::Some => Turn { busy, more: false, waits, lost: None },
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::{DISCOVER_INTERVAL, Database, Engine, Role, Scrub, Side};
 use crate::apply::{Durability, Replica};
-use crate::attach::{Attached, beside};
+use crate::attach::{AttachError, Attached, beside};
 use crate::attend::Attend;
 use crate::capture::Source;
 use crate::lead::Lead;
@@ -58,6 +58,7 @@ impl Engine {
         for path in retry {
             self.open(&path, now);
         }
+        self.return_to_journals(now);
     }
 
     /// Where a database of the peer's is on this node, and the number of the pattern that says so.
@@ -88,6 +89,7 @@ impl Engine {
             checkpointing: false,
             ledger,
             side: Side::Closed,
+            returns: false,
             counters: DatabaseCounters::default(),
             trouble: None,
             retry_at: now,
@@ -120,14 +122,12 @@ impl Engine {
     pub(super) fn open(&mut self, path: &Path, now: Instant) {
         let Some(database) = self.databases.get(path) else { return };
         let durable = self.options.patterns[database.pattern].durable;
-        let opened = Attached::open(path).map_err(|error| error.to_string());
-        let side = opened.and_then(|attached| {
-            let attached = Rc::new(attached);
-            match self.role {
-                Role::Leading(epoch) => lead(attached, epoch),
-                Role::Following => attend(attached, durable, false),
-            }
-        });
+        let side = match self.role {
+            Role::Leading(epoch) => lead(path, self.keeps(path), epoch),
+            Role::Following => Attached::open(path)
+                .map_err(|error| error.to_string())
+                .and_then(|attached| attend(Rc::new(attached), durable, false)),
+        };
         self.opened(path, side, now);
     }
 
@@ -143,8 +143,11 @@ impl Engine {
         database.look_at = now;
         match side {
             Ok(side) => {
+                let log = match &side {
+                    Side::Lead(lead) | Side::Yield(lead) => lead.source().written(path),
+                    Side::Closed | Side::Attend(_) => beside(path, "-wal"),
+                };
                 database.side = side;
-                let log = beside(path, "-wal");
                 let (id, healed) = (database.id, database.trouble.take().is_some());
                 self.watch.log(&log.canonicalize().unwrap_or(log), id);
                 if let Role::Leading(epoch) = self.role {
@@ -187,15 +190,30 @@ impl Database {
     fn is_replaced(&self) -> bool {
         match &self.side {
             Side::Closed => false,
-            Side::Lead(lead) | Side::Yield(lead) => lead.source().attached().replaced(),
+            Side::Lead(lead) | Side::Yield(lead) => lead.source().replaced(),
             Side::Attend(attend) => attend.replica().attached().replaced(),
         }
     }
 }
 
-pub(super) fn lead(attached: Rc<Attached>, epoch: u64) -> Result<Side, String> {
-    let follower = crate::follow::Follower::start(attached).map_err(|error| error.to_string())?;
-    Ok(Side::Lead(Box::new(Lead::new(Source::Log(follower), epoch))))
+fn lead(path: &Path, keep_journal: bool, epoch: u64) -> Result<Side, String> {
+    let as_is = if keep_journal { Some(Attached::open_as_is(path)) } else { None };
+    let lead = match as_is {
+        Some(Ok(attached)) => {
+            let (source, table) = Source::of_kept(attached)?;
+            let lead = Lead::new(source, epoch);
+            match table {
+                Some(table) => lead.with_table(table),
+                None => lead,
+            }
+        }
+        None | Some(Err(AttachError::IsWal { .. })) => {
+            let attached = Attached::open(path).map_err(|error| error.to_string())?;
+            Lead::new(Source::of_log(Rc::new(attached))?, epoch)
+        }
+        Some(Err(error)) => return Err(error.to_string()),
+    };
+    Ok(Side::Lead(Box::new(lead)))
 }
 
 pub(super) fn attend(attached: Rc<Attached>, durable: bool, fresh: bool) -> Result<Side, String> {

@@ -21,6 +21,7 @@ enum Need {
     Scan,
     Anew(String),
     Broken(String),
+    Yield,
     Ruling(Kinship),
     Remake(Box<Entry>),
 }
@@ -57,7 +58,7 @@ impl Engine {
 
     fn provide(&mut self, path: &Path, need: Need, now: Instant) {
         match need {
-            Need::Nothing => {}
+            Need::Nothing | Need::Yield => {}
             Need::Scan => self.begin_scan(path, now),
             Need::Anew(why) => {
                 if let Some(database) = self.databases.get_mut(path) {
@@ -408,7 +409,7 @@ impl Database {
         let active = now < self.active_until;
         let (need, busy, next) = match &mut self.side {
             Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
-            Side::Yield(_) => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL / 100),
+            Side::Yield(_) => (Need::Yield, false, now + LOOK_ALWAYS_INTERVAL / 100),
             Side::Lead(lead) => {
                 let captured = if looked { lead.capture(now) } else { Ok(Default::default()) };
                 let turn = match captured {
