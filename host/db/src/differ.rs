@@ -26,8 +26,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses for each time that writers had to wait, so that they wait a fifth of the time.
 const PAUSES_PER_SCAN: u32 = 4;
-/// The longest pause, however long a reading took.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Pause after a reading that could not be: a writer was at the file for all its time.
+const PAUSE_FAILED: Duration = Duration::from_millis(500);
 /// How long a reading waits for a writer that is at the file.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// What stands in the header of a database in WAL mode.
@@ -56,6 +56,8 @@ pub struct Differ {
 enum Scan {
     Idle(Box<Reader>),
     Running(JoinHandle<(Box<Reader>, Result<Found, ScanError>)>),
+    /// Nothing was read yet; what the pages hashed to at the beginning.
+    Begun(Vec<u128>),
     /// Between the two, and after a thread that could not begin.
     Absent,
 }
@@ -136,8 +138,11 @@ impl Differ {
         let timeout = keeper.busy_timeout(Duration::ZERO);
         timeout.map_err(|source| refused(&differ.attached, source))?;
         let hashes = (0..table.groups()).flat_map(|group| table.group(group)).copied().collect();
-        let reader = Reader { snapshot: differ.connect()?, table: hashes };
-        differ.scan = Scan::Idle(Box::new(reader));
+        differ.scan = Scan::Begun(hashes);
+        if writers_held {
+            // Of this very state. A connection for readings can only be had when they go on.
+            differ.version = differ.version_now();
+        }
         Ok(differ)
     }
 
@@ -221,7 +226,7 @@ impl Differ {
         match &self.scan {
             Scan::Running(thread) if !thread.is_finished() => return Ok(Drained::More),
             Scan::Running(_) => return self.take(now, changes),
-            Scan::Idle(_) | Scan::Absent => {}
+            Scan::Idle(_) | Scan::Begun(_) | Scan::Absent => {}
         }
         let version = self.version_now();
         if version.is_some() && version == self.version {
@@ -328,6 +333,13 @@ impl Differ {
                 self.scan = running;
                 return Ok(());
             }
+            Scan::Begun(table) => match self.connect() {
+                Ok(snapshot) => Box::new(Reader { snapshot, table }),
+                Err(error) => {
+                    self.scan = Scan::Begun(table);
+                    return Err(error);
+                }
+            },
             // Its table went with the thread that could not begin.
             Scan::Absent => return self.restart(),
         };
@@ -351,7 +363,7 @@ impl Differ {
                 self.scan = Scan::Idle(reader);
                 Some(found)
             }
-            other @ (Scan::Idle(_) | Scan::Absent) => {
+            other @ (Scan::Idle(_) | Scan::Begun(_) | Scan::Absent) => {
                 self.scan = other;
                 None
             }
@@ -366,7 +378,7 @@ impl Differ {
             Some(Err(ScanError::Lost(lost))) => return Ok(self.lose(lost, changes)),
             Some(Err(ScanError::Failed(error))) => {
                 self.version = None;
-                self.scan_after = now + PAUSE_MAX;
+                self.scan_after = now + PAUSE_FAILED;
                 return match error {
                     // A writer was at the file for all that time.
                     CaptureError::Sqlite { source, .. } if is_busy(&source) => Ok(Drained::More),
@@ -374,7 +386,7 @@ impl Differ {
                 };
             }
         };
-        self.scan_after = now + (found.took * PAUSES_PER_SCAN).min(PAUSE_MAX);
+        self.scan_after = now + found.took * PAUSES_PER_SCAN;
         if found.images.is_empty() && !found.resized {
             return Ok(Drained::More);
         }
