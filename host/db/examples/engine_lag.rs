@@ -99,12 +99,14 @@ fn run(
 /// Databases that nobody writes.
 fn idle(root: &Path, seconds: u64, databases: usize) -> Result<(), Box<dyn Error>> {
     let folder = root.join(format!("idle-{databases}"));
-    let one = Node::start(&folder, "na", "nb");
-    let mut other = Node::start(&folder, "nb", "na");
+    let data = folder.join("na/data");
+    std::fs::create_dir_all(&data)?;
     for at in 0..databases {
-        let connection = Connection::open(one.database(&format!("{at}.db")))?;
+        let connection = Connection::open(data.join(format!("{at}.db")))?;
         connection.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(a)")?;
     }
+    let one = Node::start(&folder, "na", "nb");
+    let mut other = Node::start(&folder, "nb", "na");
     one.lead(2);
     other.attend(&one);
     wait("all databases", || {

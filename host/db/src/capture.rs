@@ -4,9 +4,11 @@ use crate::attach::{Attached, AttachedAsIs};
 use crate::changes::Changes;
 use crate::differ::Differ;
 use crate::follow::Follower;
+use crate::frames;
 use crate::snapshot::Snapshot;
 use crate::table::Table;
 use crate::trail::{CaptureError, Counters, Drained};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -146,6 +148,21 @@ impl Source {
             Source::Log(follower) => follower.wal_bytes(),
             Source::Kept(_) => 0,
         }
+    }
+
+    /// Whether somebody has written what is not committed yet, or is just being committed. After a
+    /// rollback that may be so for long.
+    pub(crate) fn is_amid(&self) -> bool {
+        let Source::Log(follower) = self else { return false };
+        let (trail, attached) = (follower.trail(), follower.attached());
+        let salt_at = |at: u64| {
+            let mut salt = [0; 8];
+            attached.wal().read_exact_at(&mut salt, at).is_ok().then_some(salt)
+        };
+        let next = frames::offset(trail.frame + 1, attached.page_bytes());
+        // Another generation may have begun instead.
+        salt_at(next + frames::FRAME_SALT_AT) == Some(trail.salt)
+            || salt_at(frames::WAL_SALT_AT) != Some(trail.salt)
     }
 
     /// Turns a log of which everything is captured, and in which writers are held, to a rollback

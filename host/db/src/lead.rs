@@ -16,7 +16,7 @@ use crate::trail::{CaptureError, Drained, LostTrail};
 use crate::wire::{self, GROUPS_MAX, Hashes, Head, Message, Offer, PAGES_BYTES_MAX, Position};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Images of one database that wait for the channel; beyond it only numbers of pages.
 const CHANGES_BYTES_MAX: usize = 16 << 20;
@@ -26,6 +26,10 @@ const FRAMES_PER_TURN_MAX: u32 = 4_096;
 const CAPTURED_MAX: usize = 4_096;
 /// Requests for page hashes that are under way at one time.
 const WANTS_MAX: usize = 4;
+
+/// A shipment waits so long for the acknowledgment of the one before: what is committed meanwhile
+/// goes along with it. Longer would leave a long way to the standby empty.
+const SHIP_WAIT_MAX: Duration = Duration::from_millis(2);
 
 /// What a turn found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,6 +120,8 @@ pub(crate) struct Lead {
     captured: VecDeque<(u64, Instant)>,
     /// A copy that ended in this turn.
     copied: Option<Copied>,
+    /// When the last shipment began.
+    sent_at: Option<Instant>,
 }
 
 impl Lead {
@@ -132,6 +138,7 @@ impl Lead {
             shipment: None,
             captured: VecDeque::new(),
             copied: None,
+            sent_at: None,
         }
     }
 
@@ -377,11 +384,19 @@ impl Lead {
                 return Ok(false);
             }
             let sent = matches!(self.attendant, Attendant::Live) && outlet.is_open();
-            if sent && !outlet.has_room() {
+            if sent && (!outlet.has_room() || self.ship_due().is_some()) {
                 return Ok(false);
             }
+            self.sent_at = Some(Instant::now());
             self.begin(sent)?;
         }
+    }
+
+    /// When the next shipment begins at the latest; none when it need not wait, or there is none.
+    pub(crate) fn ship_due(&self) -> Option<Instant> {
+        let under_way = self.acked.is_none_or(|acked| acked.txid < self.shipped.txid);
+        let due = self.sent_at? + SHIP_WAIT_MAX;
+        (under_way && !self.changes.is_empty() && Instant::now() < due).then_some(due)
     }
 
     fn begin(&mut self, sent: bool) -> Result<(), CaptureError> {

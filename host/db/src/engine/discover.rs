@@ -93,7 +93,7 @@ impl Engine {
             counters: DatabaseCounters::default(),
             trouble: None,
             retry_at: now,
-            active_until: now,
+            noticed_at: None,
             look_at: now,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
         };
@@ -141,6 +141,7 @@ impl Engine {
         database.checkpointing = false;
         database.scrub.under_way = false;
         database.look_at = now;
+        self.stirred = true;
         match side {
             Ok(side) => {
                 let log = match &side {

@@ -19,6 +19,7 @@ impl Engine {
         let Some(stream) = newest else { return };
         self.drop_stream();
         self.stream = Some(stream);
+        self.stirred = true;
         self.name_all();
     }
 
@@ -100,6 +101,7 @@ impl Engine {
                 Err(error) => Err(error),
             };
             self.stream = Some(stream);
+            self.stirred = true;
             if let Err(error) = heard {
                 return self.ended(&error);
             }

@@ -1,6 +1,6 @@
 //! What is due for each database, and what the worker found.
 
-use super::{Database, Engine, LOOK_ALWAYS_INTERVAL, LOOK_INTERVAL, Role, Scrub, Side};
+use super::{Database, Engine, LOOK_ALWAYS_INTERVAL, Role, Scrub, Side};
 use crate::attend::{Outcome, Stage};
 use crate::ledger::Kinship;
 use crate::outlet::Outlet;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A copy is scanned again this often where a primary's channel is away, to see foreign writes.
+/// A copy of which something is wrong is looked at this often.
 const TEND_COPY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a database needs that only the engine can do.
@@ -41,6 +41,7 @@ impl Engine {
             let mut outlet = Outlet::new(self.stream.as_mut());
             let (need, busy) = database.turn(now, looked, &mut outlet);
             more |= busy;
+            self.stirred |= database.noticed_at.is_some() || busy;
             failed = failed.or(outlet.failed);
             if !matches!(need, Need::Nothing) {
                 needs.push((database.path.clone(), need));
@@ -122,6 +123,7 @@ impl Engine {
     /// Takes what the worker found.
     pub(super) fn found(&mut self, now: Instant) {
         while let Some((ticket, done)) = self.scans.done().or_else(|| self.checkpoints.done()) {
+            self.stirred = true;
             let asked = |database: &&Database| {
                 database.id == ticket.id && database.generation == ticket.generation
             };
@@ -406,7 +408,6 @@ impl Scrub {
 impl Database {
     /// What is due here, and whether work is left that waits for nobody.
     fn turn(&mut self, now: Instant, looked: bool, outlet: &mut Outlet<'_>) -> (Need, bool) {
-        let active = now < self.active_until;
         let (need, busy, next) = match &mut self.side {
             Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
             Side::Yield(_) => (Need::Yield, false, now + LOOK_ALWAYS_INTERVAL / 100),
@@ -419,8 +420,9 @@ impl Database {
                 if let Some(lost) = turn.lost {
                     return (Need::Anew(lost.to_string()), true);
                 }
-                if turn.busy {
-                    self.active_until = now + super::LOOKED_AT_FOR;
+                if turn.busy && !turn.more && !lead.source().is_amid() {
+                    // What comes next is noticed anew.
+                    self.noticed_at = None;
                 }
                 let before = lead.shipped();
                 let more = match lead.ship(self.id, outlet) {
@@ -442,7 +444,12 @@ impl Database {
                     false => Need::Nothing,
                 };
                 let due = lead.source().next_due().unwrap_or(now + LOOK_ALWAYS_INTERVAL);
-                (need, turn.more || more, due)
+                let due = lead.ship_due().map_or(due, |ship| due.min(ship));
+                // Pages are compared when the source says, not sooner.
+                let noticed = self.noticed_at.filter(|_| !lead.source().is_kept());
+                let look = noticed.and_then(|at| super::look_after(now, at));
+                self.noticed_at = noticed.filter(|_| look.is_some());
+                (need, turn.more || more, look.map_or(due, |look| due.min(look)))
             }
             Side::Attend(attend) => {
                 let need = match attend.go_on(now, &mut self.ledger, outlet) {
@@ -459,13 +466,17 @@ impl Database {
                     }
                     (need, _) => need,
                 };
-                (need, false, now + TEND_COPY_INTERVAL)
+                let interval = match attend.stage() {
+                    Stage::Following | Stage::Offered | Stage::Diverged(_) => LOOK_ALWAYS_INTERVAL,
+                    Stage::Scanning
+                    | Stage::Known
+                    | Stage::Archiving(_)
+                    | Stage::Paused { .. } => TEND_COPY_INTERVAL,
+                };
+                (need, false, now + interval)
             }
         };
-        let always = now + LOOK_ALWAYS_INTERVAL;
-        let soon = now.max(next).min(always);
-        let leads = matches!(self.side, Side::Lead(_));
-        self.look_at = if active && leads { now + LOOK_INTERVAL } else { soon };
+        self.look_at = now.max(next).min(now + LOOK_ALWAYS_INTERVAL);
         (need, busy)
     }
 }

@@ -140,9 +140,7 @@ impl Node {
     /// Waits until this leader's standby has everything.
     pub(crate) fn shipped(&self, name: &str) {
         wait("everything shipped", || {
-            let status = self.status(name);
-            if std::env::var("PAIRDBG").is_ok() { eprintln!("{status:?} {:?}", self.notices.lock().unwrap()); std::thread::sleep(Duration::from_millis(300)); }
-            status.is_some_and(|s| s.state == State::Leading && s.behind == Some(0))
+            self.status(name).is_some_and(|s| s.state == State::Leading && s.behind == Some(0))
         });
     }
 
