@@ -26,11 +26,11 @@ const KEEPER_PAGES: u32 = 2;
 pub struct Attached {
     /// Keeps WAL and WAL-index in being, and journal mode as it is. First in the struct: dropped
     /// before the descriptors.
-    keeper: Connection,
-    path: PathBuf,
-    page_bytes: u32,
-    identity: (u64, u64),
-    files: Arc<Files>,
+    pub(crate) keeper: Connection,
+    pub(crate) path: PathBuf,
+    pub(crate) page_bytes: u32,
+    pub(crate) identity: (u64, u64),
+    pub(crate) files: Arc<Files>,
 }
 
 /// The descriptors. Whoever has a connection of its own to the database shares them and lets go of
@@ -275,7 +275,7 @@ pub struct AttachedAsIs {
     pub(crate) keeper: Connection,
     pub(crate) path: PathBuf,
     pub(crate) page_bytes: u32,
-    identity: (u64, u64),
+    pub(crate) identity: (u64, u64),
     pub(crate) files: Arc<Files>,
 }
 
@@ -346,7 +346,17 @@ pub(crate) fn no_lookaside(connection: &Connection) {
 /// The WAL stays when the last connection closes, and nobody checkpoints it then: the daemon's own
 /// end must not change what its next life reads.
 pub(crate) fn keep_wal(connection: &Connection) {
-    let mut on: std::ffi::c_int = 1;
+    set_keep_wal(connection, true);
+}
+
+/// The WAL goes when this connection leaves WAL mode; one that stayed would be read again by
+/// whoever opens the database next.
+pub(crate) fn let_wal_go(connection: &Connection) {
+    set_keep_wal(connection, false);
+}
+
+fn set_keep_wal(connection: &Connection, keep: bool) {
+    let mut on = std::ffi::c_int::from(keep);
     // SAFETY: the handle is open; both calls take an int by address or by value, as documented in
     // sqlite3.h for SQLITE_FCNTL_PERSIST_WAL and SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE.
     unsafe {
@@ -359,7 +369,7 @@ pub(crate) fn keep_wal(connection: &Connection) {
         ffi::sqlite3_db_config(
             connection.handle(),
             ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE,
-            1 as std::ffi::c_int,
+            std::ffi::c_int::from(keep),
             std::ptr::null_mut::<std::ffi::c_int>(),
         );
     }

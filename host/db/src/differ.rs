@@ -9,6 +9,7 @@ use crate::changes::Changes;
 use crate::hash::page_hash;
 use crate::pages::Image;
 use crate::snapshot::Snapshot;
+use crate::table::Table;
 use crate::trail::{CaptureError, Drained, LostTrail};
 use rusqlite::Connection;
 use std::io;
@@ -25,8 +26,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
 /// Pauses for each time that writers had to wait, so that they wait a fifth of the time.
 const PAUSES_PER_SCAN: u32 = 4;
-/// The longest pause, however long a reading took.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Pause after a reading that could not be: a writer was at the file for all its time.
+const PAUSE_FAILED: Duration = Duration::from_millis(500);
 /// How long a reading waits for a writer that is at the file.
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// What stands in the header of a database in WAL mode.
@@ -46,6 +47,8 @@ pub struct Differ {
     scan_after: Instant,
     files_after: Instant,
     scans: u64,
+    /// The last look found nothing.
+    idle: bool,
 }
 
 /// A reading under way, or what the next one needs.
@@ -53,6 +56,8 @@ pub struct Differ {
 enum Scan {
     Idle(Box<Reader>),
     Running(JoinHandle<(Box<Reader>, Result<Found, ScanError>)>),
+    /// Nothing was read yet; what the pages hashed to at the beginning.
+    Begun(Vec<u128>),
     /// Between the two, and after a thread that could not begin.
     Absent,
 }
@@ -103,9 +108,66 @@ impl Differ {
             scan_after: now,
             files_after: now + FILES_INTERVAL,
             scans: 0,
+            idle: false,
         };
         differ.restart()?;
         Ok(differ)
+    }
+
+    /// Begins at the state that this table is of, with or without writers held on the connection
+    /// of `attached`: what was committed since, and later, is found, whenever that was.
+    pub(crate) fn start_at(
+        attached: Rc<AttachedAsIs>,
+        table: &Table,
+        writers_held: bool,
+    ) -> Result<Differ, CaptureError> {
+        let now = Instant::now();
+        let mut differ = Differ {
+            scan: Scan::Absent,
+            attached,
+            version: None,
+            lost: None,
+            writers_held,
+            look_after: now,
+            scan_after: now,
+            files_after: now + FILES_INTERVAL,
+            scans: 0,
+            idle: false,
+        };
+        let keeper = &differ.attached.keeper;
+        let timeout = keeper.busy_timeout(Duration::ZERO);
+        timeout.map_err(|source| refused(&differ.attached, source))?;
+        let hashes = (0..table.groups()).flat_map(|group| table.group(group)).copied().collect();
+        differ.scan = Scan::Begun(hashes);
+        if writers_held {
+            // Of this very state. A connection for readings can only be had when they go on.
+            differ.version = differ.version_now();
+        }
+        Ok(differ)
+    }
+
+    /// What the pages hashed to when they were read last; none while they are being read.
+    pub(crate) fn table(&self) -> Option<Table> {
+        let Scan::Idle(reader) = &self.scan else { return None };
+        let mut table = Table::new(self.attached.page_bytes);
+        for (number, hash) in (1..).zip(&reader.table) {
+            table.set(number, *hash);
+        }
+        table.resize(u32::try_from(reader.table.len()).ok()?);
+        Some(table)
+    }
+
+    /// Whether nothing was committed that is not captured, as far as the last look told.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    /// Ends without letting writers go: whoever gets the database has them held, if they were.
+    pub(crate) fn stop_held(mut self) -> Rc<AttachedAsIs> {
+        self.join();
+        self.scan = Scan::Absent;
+        self.writers_held = false;
+        Rc::clone(&self.attached)
     }
 
     /// The database.
@@ -160,13 +222,15 @@ impl Differ {
             }
         }
         self.look_after = now + LOOK_INTERVAL;
+        self.idle = false;
         match &self.scan {
             Scan::Running(thread) if !thread.is_finished() => return Ok(Drained::More),
             Scan::Running(_) => return self.take(now, changes),
-            Scan::Idle(_) | Scan::Absent => {}
+            Scan::Idle(_) | Scan::Begun(_) | Scan::Absent => {}
         }
         let version = self.version_now();
         if version.is_some() && version == self.version {
+            self.idle = true;
             return Ok(Drained::Nothing);
         }
         if version.is_some() && (self.writers_held || now >= self.scan_after) {
@@ -269,6 +333,13 @@ impl Differ {
                 self.scan = running;
                 return Ok(());
             }
+            Scan::Begun(table) => match self.connect() {
+                Ok(snapshot) => Box::new(Reader { snapshot, table }),
+                Err(error) => {
+                    self.scan = Scan::Begun(table);
+                    return Err(error);
+                }
+            },
             // Its table went with the thread that could not begin.
             Scan::Absent => return self.restart(),
         };
@@ -292,7 +363,7 @@ impl Differ {
                 self.scan = Scan::Idle(reader);
                 Some(found)
             }
-            other @ (Scan::Idle(_) | Scan::Absent) => {
+            other @ (Scan::Idle(_) | Scan::Begun(_) | Scan::Absent) => {
                 self.scan = other;
                 None
             }
@@ -307,7 +378,7 @@ impl Differ {
             Some(Err(ScanError::Lost(lost))) => return Ok(self.lose(lost, changes)),
             Some(Err(ScanError::Failed(error))) => {
                 self.version = None;
-                self.scan_after = now + PAUSE_MAX;
+                self.scan_after = now + PAUSE_FAILED;
                 return match error {
                     // A writer was at the file for all that time.
                     CaptureError::Sqlite { source, .. } if is_busy(&source) => Ok(Drained::More),
@@ -315,7 +386,7 @@ impl Differ {
                 };
             }
         };
-        self.scan_after = now + (found.took * PAUSES_PER_SCAN).min(PAUSE_MAX);
+        self.scan_after = now + found.took * PAUSES_PER_SCAN;
         if found.images.is_empty() && !found.resized {
             return Ok(Drained::More);
         }

@@ -9,6 +9,7 @@
 
 mod discover;
 mod hold;
+mod keep;
 mod notice;
 mod peer;
 mod roles;
@@ -32,15 +33,15 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
-/// A database that changed is looked at this often for as long: SQLite writes the log first and the
-/// index after it, so that the notice of the one comes before the other.
-const LOOK_INTERVAL: Duration = Duration::from_micros(50);
-const LOOKED_AT_FOR: Duration = Duration::from_millis(20);
-/// A large transaction is synced between the two. Until then it is looked at less often, for at most
-/// so long; less once a commit was seen.
-const LOOK_WARY_INTERVAL: Duration = Duration::from_millis(5);
-const WARY_FOR: Duration = Duration::from_secs(3);
-const WARY_AFTER_COMMIT: Duration = Duration::from_millis(500);
+/// SQLite writes the log first and the index after it, so that the notice of the one comes before
+/// the other: by microseconds, or by a sync of the disk. A database that was written is looked at
+/// after this part of the time since, within these bounds, until its commit is seen.
+const LOOK_SHARE: u32 = 4;
+const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(50);
+const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(5);
+const LOOKED_AT_FOR: Duration = Duration::from_secs(3);
+/// A database that was written so long ago is quiet.
+const LIVELY_FOR: Duration = Duration::from_secs(3);
 /// Databases that nobody writes are looked at together, at multiples of this.
 const LOOK_TOGETHER: Duration = Duration::from_millis(100);
 /// What changes slowly is renewed with each of so many statuses, where nobody writes.
@@ -49,8 +50,9 @@ const STATUSES_PER_SLOW: u32 = 10;
 const LOOK_ALWAYS_INTERVAL: Duration = Duration::from_secs(1);
 /// New, gone and replaced files are looked for this often.
 const DISCOVER_INTERVAL: Duration = Duration::from_secs(1);
-/// What others see is renewed this often.
+/// What others see is renewed this often while something happens, and this often in any case.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+const STATUS_QUIET_INTERVAL: Duration = Duration::from_secs(1);
 /// Frames of the peer in one turn.
 const FRAMES_PER_TURN_MAX: usize = 256;
 
@@ -230,6 +232,7 @@ pub fn start(
             status_at: now,
             statuses: 0,
             began: now,
+            stirred: true,
             board: shared.0,
             leading: shared.1,
         }
@@ -258,6 +261,13 @@ fn waker() -> std::io::Result<(Wake, OwnedFd)> {
     Ok((Arc::new(wake), woken))
 }
 
+/// When a database that was written at some time must be looked at for what it means.
+fn look_after(now: Instant, written: Instant) -> Option<Instant> {
+    let since = now.saturating_duration_since(written);
+    let interval = (since / LOOK_SHARE).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX);
+    (since < LOOKED_AT_FOR).then(|| now + interval)
+}
+
 /// What this node is to its databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -280,11 +290,14 @@ struct Database {
     checkpointing: bool,
     ledger: Ledger,
     side: Side,
+    /// Led by its log only until its rollback journal can be kept.
+    returns: bool,
     counters: DatabaseCounters,
     trouble: Option<String>,
     retry_at: Instant,
-    active_until: Instant,
-    wary_until: Instant,
+    /// Its log was written then, and what was written is not captured yet.
+    noticed_at: Option<Instant>,
+    lively_until: Instant,
     look_at: Instant,
     wal_bytes: u64,
     scrub: Scrub,
@@ -351,6 +364,8 @@ struct Engine {
     status_at: Instant,
     statuses: u32,
     began: Instant,
+    /// Something happened since the status was renewed.
+    stirred: bool,
     board: Board,
     leading: Arc<AtomicU64>,
 }
@@ -374,8 +389,9 @@ impl Engine {
             self.wait_turn(now);
             self.hold_turn(now);
             self.flush();
-            if now >= self.status_at {
+            if now >= self.status_due() {
                 self.status_at = now + STATUS_INTERVAL;
+                self.stirred = false;
                 self.post(now);
             }
             if !more {
@@ -397,6 +413,7 @@ impl Engine {
 
     fn obey(&mut self, command: Command) {
         let now = Instant::now();
+        self.stirred = true;
         match command {
             Command::Lead(epoch) => self.lead(epoch, now),
             Command::Follow(epoch) => self.follow(epoch, now),
@@ -460,22 +477,27 @@ impl Engine {
 
     /// Databases whose log was written to.
     fn noticed(&mut self) {
-        let until = Instant::now() + LOOKED_AT_FOR;
+        let now = Instant::now();
         let noticed = self.watch.noticed();
         if noticed.folders {
-            self.discover_at = Instant::now();
+            self.discover_at = now;
         }
         for database in self.databases.values_mut() {
             if noticed.all || noticed.ids.contains(&database.id) {
-                database.active_until = until;
-                database.wary_until = until + WARY_FOR;
-                database.look_at = Instant::now();
+                database.noticed_at = Some(now);
+                database.lively_until = now + LIVELY_FOR;
+                database.look_at = now;
             }
         }
     }
 
+    fn status_due(&self) -> Instant {
+        let quiet = STATUS_QUIET_INTERVAL.saturating_sub(STATUS_INTERVAL);
+        if self.stirred { self.status_at } else { self.status_at + quiet }
+    }
+
     fn next_due(&self) -> Instant {
-        let mut due = self.status_at.min(self.discover_at);
+        let mut due = self.status_due().min(self.discover_at);
         for database in self.databases.values() {
             due = due.min(database.look_at);
         }

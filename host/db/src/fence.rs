@@ -99,6 +99,11 @@ impl Fence {
         Ok(Fence { state, identity: attached.identity() })
     }
 
+    /// The fence of a database whose byte is locked already, on descriptors that stay open.
+    pub(crate) fn of_locked(identity: (u64, u64)) -> Fence {
+        Fence { state: Arc::new(State(AtomicU8::new(State::HELD))), identity }
+    }
+
     /// Whether applications are kept from writing.
     #[must_use]
     pub fn held(&self) -> bool {

@@ -6,6 +6,9 @@
 pub(crate) const WAL_HEADER_BYTES: usize = 32;
 /// Bytes of a frame before its page.
 pub(crate) const FRAME_HEADER_BYTES: usize = 24;
+/// Where the salts of a generation stand in the WAL, and in each frame of it.
+pub(crate) const WAL_SALT_AT: u64 = 16;
+pub(crate) const FRAME_SALT_AT: u64 = 8;
 /// The number that a WAL begins with; its lowest bit says that checksums are big-endian.
 const MAGIC: u32 = 0x377f_0682;
 

@@ -34,6 +34,10 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Moments of capture that are remembered to tell how old the oldest missing transaction is.
 const CAPTURED_MAX: usize = 4_096;
 
+/// A shipment waits so long for the acknowledgment of the one before: what is committed meanwhile
+/// goes along with it. Longer would leave a long way to the standby empty.
+const SHIP_WAIT_MAX: Duration = Duration::from_millis(2);
+
 /// What a turn found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Turn {
@@ -41,6 +45,8 @@ pub(crate) struct Turn {
     pub busy: bool,
     /// Work is left that does not wait for anybody.
     pub more: bool,
+    /// Something is committed that is captured only when the source is due again.
+    pub waits: bool,
     /// The trail was lost in this turn: all pages must be read again.
     pub lost: Option<LostTrail>,
 }
@@ -88,6 +94,8 @@ pub(crate) struct Lead {
     active: Instant,
     /// A snapshot found the trail lost: what follows from nothing must be read again.
     astray: bool,
+    /// When the last shipment began.
+    sent_at: Option<Instant>,
 }
 
 impl Lead {
@@ -107,6 +115,7 @@ impl Lead {
             capturing: false,
             active: Instant::now(),
             astray: false,
+            sent_at: None,
         }
     }
 
@@ -128,6 +137,29 @@ impl Lead {
     pub(crate) fn into_source(self) -> (Source, Option<Table>) {
         let whole = self.shipment.is_none() && self.changes.is_empty();
         (self.source, self.table.filter(|_| whole))
+    }
+
+    /// Everything captured is in the table, and nothing is on its way.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.shipment.is_none() && self.changes.is_empty() && self.table.is_some()
+    }
+
+    /// Follows the same database, settled and with writers held, by its rollback journal, or by its
+    /// log where that cannot be.
+    pub(crate) fn to_journal(self) -> Result<Box<Lead>, String> {
+        let Some(table) = &self.table else { return Ok(Box::new(self)) };
+        let source = self.source.to_journal(table)?;
+        Ok(Box::new(Lead { source, ..self }))
+    }
+
+    /// Follows the same database, with writers held and everything captured, by its log, or by its
+    /// journal where that cannot be.
+    pub(crate) fn to_log(self) -> Result<Box<Lead>, String> {
+        let Some(table) = &self.table else {
+            return Err("its pages are not known".into());
+        };
+        let source = self.source.to_log(table)?;
+        Ok(Box::new(Lead { source, ..self }))
     }
 
     /// A new number for the running reign: what was shipped so far, or is under way, belongs to the
@@ -292,10 +324,12 @@ impl Lead {
         let mut drained = self.source.drain(&mut self.changes, frames_max)?;
         if drained != Drained::More && !matches!(drained, Drained::Lost(_)) {
             let tended = self.source.tend(now, &mut self.changes)?;
-            if matches!(tended, Drained::Lost(_) | Drained::More) {
+            if matches!(tended, Drained::Lost(_) | Drained::More) || self.source.is_kept() {
                 drained = tended;
             }
         }
+        // Pages are being compared, in a thread that nobody waits for.
+        let waits = self.source.is_kept() && matches!(drained, Drained::More | Drained::Some);
         let busy = self.changes.transactions() != before;
         self.capturing = drained == Drained::More;
         if !busy && now.saturating_duration_since(self.active) >= QUIET {
@@ -314,9 +348,10 @@ impl Lead {
             self.captured.push_back((head, now));
         }
         Ok(match drained {
-            Drained::Lost(lost) => Turn { busy: true, more: true, lost: Some(lost) },
-            Drained::More => Turn { busy: true, more: true, lost: None },
-            Drained::Nothing | Drained::Some => Turn { busy, more: false, lost: None },
+            Drained::Lost(lost) => Turn { busy: true, more: true, waits, lost: Some(lost) },
+            Drained::More if waits => Turn { busy, more: false, waits, lost: None },
+            Drained::More => Turn { busy: true, more: true, waits, lost: None },
+            Drained::Nothing | Drained::Some => Turn { busy, more: false, waits, lost: None },
         })
     }
 
@@ -353,9 +388,10 @@ impl Lead {
                 return Ok(false);
             }
             let sent = matches!(self.attendant, Attendant::Live) && outlet.is_open();
-            if sent && !outlet.has_room() {
+            if sent && (!outlet.has_room() || self.ship_due().is_some()) {
                 return Ok(false);
             }
+            self.sent_at = Some(Instant::now());
             self.begin(sent)?;
         }
     }
@@ -363,6 +399,13 @@ impl Lead {
     /// The trail was found lost while shipping: [`Lead::start_over`] is due.
     pub(crate) fn is_astray(&self) -> bool {
         self.astray
+    }
+
+    /// When the next shipment begins at the latest; none when it need not wait, or there is none.
+    pub(crate) fn ship_due(&self) -> Option<Instant> {
+        let under_way = self.acked.is_none_or(|acked| acked.txid < self.shipped.txid);
+        let due = self.sent_at? + SHIP_WAIT_MAX;
+        (under_way && !self.changes.is_empty() && Instant::now() < due).then_some(due)
     }
 
     fn begin(&mut self, sent: bool) -> Result<(), CaptureError> {

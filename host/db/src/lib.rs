@@ -14,6 +14,7 @@ mod barrier;
 mod capture;
 mod changes;
 mod checkpoint;
+mod convert;
 mod differ;
 mod engine;
 mod examine;

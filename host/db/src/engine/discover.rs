@@ -2,7 +2,7 @@
 
 use super::{DISCOVER_INTERVAL, Database, Engine, Role, Scrub, Side};
 use crate::apply::{Durability, Replica};
-use crate::attach::{Attached, beside};
+use crate::attach::{AttachError, Attached, Files, beside};
 use crate::attend::Attend;
 use crate::capture::Source;
 use crate::lead::Lead;
@@ -61,6 +61,7 @@ impl Engine {
             self.open(&path, now);
         }
         self.name_lacking(now);
+        self.return_to_journals(now);
     }
 
     /// Where a database of the peer's is on this node, and the number of the pattern that says so.
@@ -92,11 +93,12 @@ impl Engine {
             checkpointing: false,
             ledger,
             side: Side::Closed,
+            returns: false,
             counters: DatabaseCounters::default(),
             trouble: None,
             retry_at: now,
-            active_until: now,
-            wary_until: now,
+            noticed_at: None,
+            lively_until: now,
             wal_bytes: 0,
             look_at: now,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
@@ -121,14 +123,12 @@ impl Engine {
     pub(super) fn open(&mut self, path: &Path, now: Instant) {
         let Some(database) = self.databases.get(path) else { return };
         let durable = self.options.patterns[database.pattern].durable;
-        let opened = Attached::open_again(path, &database.files).map_err(|error| error.to_string());
-        let side = opened.and_then(|attached| {
-            let attached = Rc::new(attached);
-            match self.role {
-                Role::Leading(epoch) => lead(attached, epoch),
-                Role::Following => attend(attached, durable, false),
-            }
-        });
+        let side = match self.role {
+            Role::Leading(epoch) => lead(path, self.keeps(path), epoch, &database.files),
+            Role::Following => Attached::open_again(path, &database.files)
+                .map_err(|error| error.to_string())
+                .and_then(|attached| attend(Rc::new(attached), durable, false)),
+        };
         self.opened(path, side, now);
     }
 
@@ -142,6 +142,7 @@ impl Engine {
         database.checkpointing = false;
         database.scrub.under_way = false;
         database.look_at = now;
+        self.stirred = true;
         match side {
             Ok(mut side) => {
                 if let Some(attached) = side.attached() {
@@ -156,8 +157,11 @@ impl Engine {
                         }
                     }
                 }
+                let log = match &side {
+                    Side::Lead(lead) | Side::Yield(lead) => lead.source().written(path),
+                    Side::Closed | Side::Attend(_) => beside(path, "-wal"),
+                };
                 database.side = side;
-                let log = beside(path, "-wal");
                 let (id, healed) = (database.id, database.trouble.take().is_some());
                 self.watch.log(&log.canonicalize().unwrap_or(log), id);
                 if let Role::Leading(epoch) = self.role {
@@ -199,23 +203,43 @@ impl Engine {
 
 impl Database {
     fn is_replaced(&self) -> bool {
-        self.side.attached().is_some_and(Attached::replaced)
+        match &self.side {
+            Side::Closed => false,
+            Side::Lead(lead) | Side::Yield(lead) => lead.source().replaced(),
+            Side::Attend(attend) => attend.replica().attached().replaced(),
+        }
     }
 }
 
 impl Side {
+    /// The log and what else is open; none of a database with a rollback journal.
     pub(super) fn attached(&self) -> Option<&Attached> {
         match self {
             Side::Closed => None,
-            Side::Lead(lead) | Side::Yield(lead) => Some(lead.source().attached()),
+            Side::Lead(lead) | Side::Yield(lead) => lead.source().log(),
             Side::Attend(attend) => Some(attend.replica().attached()),
         }
     }
 }
 
-pub(super) fn lead(attached: Rc<Attached>, epoch: u64) -> Result<Side, String> {
-    let follower = crate::follow::Follower::start(attached).map_err(|error| error.to_string())?;
-    Ok(Side::Lead(Box::new(Lead::new(Source::Log(follower), epoch))))
+fn lead(path: &Path, keep_journal: bool, epoch: u64, files: &Weak<Files>) -> Result<Side, String> {
+    let as_is = if keep_journal { Some(Attached::open_as_is(path)) } else { None };
+    let lead = match as_is {
+        Some(Ok(attached)) => {
+            let (source, table) = Source::of_kept(attached)?;
+            let lead = Lead::new(source, epoch);
+            match table {
+                Some(table) => lead.with_table(table),
+                None => lead,
+            }
+        }
+        None | Some(Err(AttachError::IsWal { .. })) => {
+            let attached = Attached::open_again(path, files).map_err(|error| error.to_string())?;
+            Lead::new(Source::of_log(Rc::new(attached))?, epoch)
+        }
+        Some(Err(error)) => return Err(error.to_string()),
+    };
+    Ok(Side::Lead(Box::new(lead)))
 }
 
 pub(super) fn attend(attached: Rc<Attached>, durable: bool, fresh: bool) -> Result<Side, String> {

@@ -114,7 +114,7 @@ impl Engine {
             if !lead.source().writers_held() {
                 all &= lead.source_mut().hold_writers(HOLD_WAIT).unwrap_or(false);
             }
-            all &= lead.capture(now).is_ok_and(|turn| !turn.more && !turn.busy);
+            all &= lead.capture(now).is_ok_and(|turn| !turn.more && !turn.busy && !turn.waits);
             database.look_at = now;
         }
         all

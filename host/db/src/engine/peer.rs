@@ -28,6 +28,7 @@ impl Engine {
         let Some(stream) = newest else { return };
         self.drop_stream();
         self.stream = Some(stream);
+        self.stirred = true;
         self.name_all();
     }
 
@@ -113,6 +114,7 @@ impl Engine {
                 Err(error) => Err(error),
             };
             self.stream = Some(stream);
+            self.stirred = true;
             if let Err(error) = heard {
                 self.ended(&error);
                 return true;

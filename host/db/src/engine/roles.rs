@@ -18,6 +18,8 @@ const YIELD_WAIT: Duration = Duration::from_millis(20);
 const HEAR_TURNS_MAX: usize = 64;
 /// How long a new primary waits for a checkpoint of its own.
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(500);
+/// How long it waits between two looks at a database whose pages are being compared.
+const COMPARE_WAIT: Duration = Duration::from_millis(1);
 /// Turns in which what is left is captured when writers are out.
 const DRAIN_TURNS_MAX: usize = 100_000;
 
@@ -103,6 +105,12 @@ impl Engine {
                         }))
                     });
                 self.opened(path, side, now);
+                if self.keeps(path) {
+                    if let Some(database) = self.databases.get_mut(path) {
+                        database.returns = true;
+                    }
+                    self.return_to_journal(path, now);
+                }
                 if let Some(database) = self.databases.get_mut(path)
                     && let Side::Lead(lead) = &mut database.side
                     && let Err(error) = lead.source_mut().release_writers()
@@ -159,9 +167,12 @@ impl Engine {
         self.drop_stream();
         self.role = Role::Following;
         self.drop_hold();
-        let paths: Vec<PathBuf> = self.databases.keys().cloned().collect();
+        let mut paths: Vec<PathBuf> = self.databases.keys().cloned().collect();
+        // Those that are read as a whole come after those that only need a lock.
+        paths.sort_by_key(|path| self.keeps(path));
         for path in paths {
             if let Some(database) = self.databases.get_mut(&path) {
+                database.returns = false;
                 database.side = match std::mem::replace(&mut database.side, Side::Closed) {
                     Side::Lead(lead) => Side::Yield(lead),
                     other @ (Side::Closed | Side::Yield(_) | Side::Attend(_)) => other,
@@ -193,13 +204,29 @@ impl Engine {
             known &= turn.lost.is_none();
             let shipped = lead.ship(0, &mut database.ledger, &mut nobody);
             known &= shipped.is_ok() && !lead.is_astray();
-            if !known || !(turn.more || matches!(shipped, Ok(true))) {
+            if turn.waits && known {
+                std::thread::sleep(COMPARE_WAIT);
+            } else if !known || !(turn.more || matches!(shipped, Ok(true))) {
                 break;
             }
         }
         let Side::Yield(lead) = std::mem::replace(&mut database.side, Side::Closed) else { return };
-        let (source, table) = lead.into_source();
-        let side = attend(source.end(), durable, false).map(|mut side| {
+        // A journal becomes a log only now. Whether anybody got in between is for a scan to find.
+        let kept = lead.source().is_kept();
+        known &= !kept;
+        let (source, table) = match if kept { lead.to_log() } else { Ok(lead) } {
+            Ok(lead) if lead.source().is_kept() => {
+                database.side = Side::Yield(lead);
+                return;
+            }
+            Ok(lead) => lead.into_source(),
+            Err(why) => {
+                tracing::debug!(database = %path.display(), %why, "opened anew as a copy");
+                return self.open(path, now);
+            }
+        };
+        let Some(attached) = source.end() else { return };
+        let side = attend(attached, durable, false).map(|mut side| {
             if let (Side::Attend(attend), Some(table), true) = (&mut side, table, known) {
                 attend.of_own_reign(table, &mut database.ledger);
             }

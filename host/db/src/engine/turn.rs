@@ -1,8 +1,8 @@
 //! What is due for each database, and what the worker found.
 
 use super::{
-    Database, Engine, LOOK_ALWAYS_INTERVAL, LOOK_INTERVAL, LOOK_TOGETHER, LOOK_WARY_INTERVAL, Role,
-    STATUSES_PER_SLOW, Scrub, Side, WARY_AFTER_COMMIT, WARY_FOR,
+    Database, Engine, LIVELY_FOR, LOOK_ALWAYS_INTERVAL, LOOK_TOGETHER, Role, STATUSES_PER_SLOW,
+    Scrub, Side,
 };
 use crate::attend::{Outcome, Stage};
 use crate::ledger::Kinship;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// An application that is amid a transaction on a node that is no longer primary is looked at this
 /// often.
 const YIELD_INTERVAL: Duration = Duration::from_millis(5);
-/// A copy is scanned again this often where a primary's channel is away, to see foreign writes.
+/// A copy of which something is wrong is looked at this often.
 const TEND_COPY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a database needs that only the engine can do.
@@ -50,6 +50,7 @@ impl Engine {
             let mut outlet = Outlet::new(self.stream.as_mut());
             let (need, busy) = database.turn(now, looked, self.began, &mut outlet);
             more |= busy;
+            self.stirred |= database.noticed_at.is_some() || busy;
             failed = failed.or(outlet.failed);
             if !matches!(need, Need::Nothing) {
                 needs.push((database.path.clone(), need));
@@ -129,6 +130,7 @@ impl Engine {
     /// Takes what the worker found.
     pub(super) fn found(&mut self, now: Instant) {
         while let Some((ticket, done)) = self.scans.done().or_else(|| self.checkpoints.done()) {
+            self.stirred = true;
             let asked = |database: &&Database| {
                 database.id == ticket.id && database.generation == ticket.generation
             };
@@ -436,7 +438,6 @@ impl Database {
         began: Instant,
         outlet: &mut Outlet<'_>,
     ) -> (Need, bool) {
-        let active = now < self.active_until;
         let (need, busy, next) = match &mut self.side {
             Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
             Side::Yield(_) => (Need::Yield, false, now + YIELD_INTERVAL),
@@ -450,8 +451,11 @@ impl Database {
                     return (Need::Anew(lost.to_string()), true);
                 }
                 if turn.busy {
-                    self.active_until = now + super::LOOKED_AT_FOR;
-                    self.wary_until = self.wary_until.min(now + WARY_AFTER_COMMIT);
+                    self.lively_until = now + LIVELY_FOR;
+                }
+                if turn.busy && !turn.more && !lead.source().is_amid() {
+                    // What comes next is noticed anew.
+                    self.noticed_at = None;
                 }
                 let more = match lead.ship(self.id, &mut self.ledger, outlet) {
                     Ok(more) => more,
@@ -472,7 +476,12 @@ impl Database {
                     false => Need::Nothing,
                 };
                 let due = lead.source().next_due().unwrap_or(now + LOOK_ALWAYS_INTERVAL);
-                (need, turn.more || more, due)
+                let due = lead.ship_due().map_or(due, |ship| due.min(ship));
+                // Pages are compared when the source says, not sooner.
+                let noticed = self.noticed_at.filter(|_| !lead.source().is_kept());
+                let look = noticed.and_then(|at| super::look_after(now, at));
+                self.noticed_at = noticed.filter(|_| look.is_some());
+                (need, turn.more || more, look.map_or(due, |look| due.min(look)))
             }
             Side::Attend(attend) => {
                 let need = match attend.go_on(now, &mut self.ledger, outlet) {
@@ -488,24 +497,24 @@ impl Database {
                     }
                     (need, _) => need,
                 };
-                let waits = matches!(attend.stage(), Stage::Following | Stage::Scanning);
-                let after = if waits { LOOK_ALWAYS_INTERVAL } else { TEND_COPY_INTERVAL };
-                (need, false, now + after)
+                let interval = match attend.stage() {
+                    Stage::Following | Stage::Scanning | Stage::Offered | Stage::Diverged(_) => {
+                        LOOK_ALWAYS_INTERVAL
+                    }
+                    Stage::Known | Stage::Archiving(_) | Stage::Paused { .. } => TEND_COPY_INTERVAL,
+                };
+                (need, false, now + interval)
             }
         };
         let soon = now.max(next).min(now + LOOK_ALWAYS_INTERVAL);
-        self.look_at = match self.side {
-            Side::Lead(_) if active => now + LOOK_INTERVAL,
-            Side::Lead(_) if now < self.wary_until => soon.min(now + LOOK_WARY_INTERVAL),
-            _ if soon < now + LOOK_TOGETHER => soon,
-            // One wake-up for all that are quiet.
-            _ => together(began, soon),
-        };
+        // One wake-up for all that are quiet.
+        let near = soon < now + LOOK_TOGETHER;
+        self.look_at = if near { soon } else { together(began, soon) };
         (need, busy)
     }
 
     /// Somebody wrote it a short while ago.
     fn is_lively(&self, now: Instant) -> bool {
-        now < self.active_until + WARY_FOR
+        now < self.lively_until
     }
 }

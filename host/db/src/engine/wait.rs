@@ -85,11 +85,16 @@ impl Engine {
                 continue;
             };
             if waiting.target.is_none() {
-                match lead.capture(now) {
-                    Ok(turn) if !turn.more => waiting.target = Some(lead.head()),
-                    Ok(_) | Err(_) => {}
+                let captured = lead.capture(now);
+                // Pages that are being compared are looked at when the source is due.
+                if captured.as_ref().is_ok_and(|turn| turn.waits) {
+                    database.look_at = lead.source().next_due().unwrap_or(now);
+                } else {
+                    database.look_at = now;
+                    if captured.is_ok_and(|turn| !turn.more) {
+                        waiting.target = Some(lead.head());
+                    }
                 }
-                database.look_at = now;
             }
             let pattern = &self.options.patterns[database.pattern];
             let have = lead.acked().filter(|_| lead.is_live());
