@@ -35,7 +35,7 @@ impl Attached {
             return Err((Box::new(self), "this process reads it".into()));
         }
         let_wal_go(self.keeper());
-        if let Err(error) = to_journal(self.keeper()) {
+        if let Err(error) = into_journal(self.keeper()) {
             keep_wal(self.keeper());
             return Err((Box::new(self), error.to_string()));
         }
@@ -49,7 +49,7 @@ impl Attached {
     }
 }
 
-fn to_journal(keeper: &Connection) -> rusqlite::Result<()> {
+fn into_journal(keeper: &Connection) -> rusqlite::Result<()> {
     pragma(keeper, "PRAGMA locking_mode=EXCLUSIVE")?;
     // One that fails leaves everything as it was: nobody gets EXCLUSIVE beside anybody.
     let mode = pragma(keeper, "PRAGMA journal_mode=DELETE");
@@ -79,7 +79,7 @@ impl AttachedAsIs {
                 Err(error) => Err((None, error.to_string())),
             };
         }
-        if let Err(error) = to_log(&self.keeper) {
+        if let Err(error) = into_log(&self.keeper) {
             return Err((Some(Box::new(self)), error.to_string()));
         }
         let shm = fenced_index(&self.path, &self.files.database);
@@ -98,7 +98,7 @@ impl AttachedAsIs {
     }
 }
 
-fn to_log(keeper: &Connection) -> rusqlite::Result<()> {
+fn into_log(keeper: &Connection) -> rusqlite::Result<()> {
     keeper.busy_timeout(READERS_WAIT)?;
     pragma(keeper, "PRAGMA locking_mode=EXCLUSIVE")?;
     // Ends the transaction; RESERVED stays.
