@@ -185,7 +185,8 @@ mod tests {
                 Connection::open(path).expect("opens").execute_batch(sql).expect(sql);
             }
         };
-        let changes: [(&str, Box<dyn Fn(&Path, &Path)>); 6] = [
+        type Change = Box<dyn Fn(&Path, &Path)>;
+        let changes: [(&str, Change); 6] = [
             ("written", Box::new(sql("INSERT INTO t VALUES (5)"))),
             (
                 "written and undone",

@@ -141,7 +141,7 @@ impl Ledger {
             // Whoever noted the newer one had committed the older one.
             noted.life | AHEAD == self.life | AHEAD && (*at < last || noted.life & AHEAD == 0)
         });
-        certain.map(|(_, noted)| noted.position).last()
+        certain.map(|(_, noted)| noted.position).next_back()
     }
 
     /// The reign of this node that has begun here last, and how far it is.
