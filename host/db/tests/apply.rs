@@ -1,6 +1,5 @@
 //! The standby's copy under readers, intruders, kills.
 
-// Another test uses the rest of it.
 mod hostile;
 
 use hostile::{Lab, seconds};
