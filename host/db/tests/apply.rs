@@ -1,7 +1,5 @@
 //! The standby's copy under readers, intruders, kills.
 
-// Another test uses the rest of it.
-#[allow(dead_code)]
 mod hostile;
 
 use hostile::{Lab, seconds};

@@ -11,7 +11,8 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Puts a small file system there, seen by this thread and those that it starts; false without root.
+/// Puts a small file system there, seen by this thread and those that it starts; false without
+/// root.
 fn small(folder: &Path, kib: u32) -> bool {
     std::fs::create_dir_all(folder).expect("a folder");
     let target = std::ffi::CString::new(folder.as_os_str().as_bytes()).expect("no zero in it");

@@ -7,7 +7,8 @@ use super::{
 use crate::attend::{Outcome, Stage};
 use crate::ledger::Kinship;
 use crate::outlet::Outlet;
-use crate::status::{DatabaseStatus, Notice, State};
+use crate::status::{DatabaseCounters, DatabaseStatus, Notice, State};
+use crate::trail::Counters;
 use crate::wire::Entry;
 use crate::worker::{Done, Task};
 use std::path::{Path, PathBuf};
@@ -423,6 +424,13 @@ fn together(began: Instant, soon: Instant) -> Instant {
     u32::try_from(ticks).map_or(soon, |ticks| began + LOOK_TOGETHER * ticks)
 }
 
+impl DatabaseCounters {
+    fn stalled(&mut self, capture: Counters) {
+        self.stalls = capture.stalls;
+        self.stall_us_max = capture.stall_us_max;
+    }
+}
+
 impl Scrub {
     fn is_due(&self, now: Instant) -> bool {
         !self.under_way && self.due.is_some_and(|due| due <= now)
@@ -468,13 +476,9 @@ impl Database {
                     self.counters.copies += 1;
                     self.counters.copied_pages += copied.pages;
                 }
-                let counters = lead.source().counters();
-                self.counters.stalls = counters.stalls;
-                self.counters.stall_us_max = counters.stall_us_max;
-                let need = match lead.wants_scan() && !self.scanning {
-                    true => Need::Scan,
-                    false => Need::Nothing,
-                };
+                self.counters.stalled(lead.source().counters());
+                let wants = lead.wants_scan() && !self.scanning;
+                let need = if wants { Need::Scan } else { Need::Nothing };
                 let due = lead.source().next_due().unwrap_or(now + LOOK_ALWAYS_INTERVAL);
                 let due = lead.ship_due().map_or(due, |ship| due.min(ship));
                 // Pages are compared when the source says, not sooner.
