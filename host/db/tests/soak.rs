@@ -35,10 +35,11 @@ impl Soak {
         let root = tempfile::tempdir().expect("a folder");
         let mut one = Remote::start(root.path(), "na", "nb");
         let mut other = Remote::start(root.path(), "nb", "na");
+        // A database that appears before is fenced.
+        one.order("lead 2");
         let first = Connection::open(one.database(NAME)).expect("a database");
         first.execute_batch("PRAGMA auto_vacuum=2; CREATE TABLE first(a)").expect("a table");
         drop(first);
-        one.order("lead 2");
         other.attend(&one);
         one.shipped(NAME, &mut other);
         Soak { one, other, epoch: 2, _root: root }
