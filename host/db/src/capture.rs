@@ -52,6 +52,14 @@ impl Source {
         }
     }
 
+    /// Device and inode of the database file.
+    pub(crate) fn identity(&self) -> (u64, u64) {
+        match self {
+            Source::Log(follower) => follower.attached().identity(),
+            Source::Kept(differ) => differ.attached().identity,
+        }
+    }
+
     /// The file that is written when somebody commits.
     pub(crate) fn written(&self, path: &Path) -> std::path::PathBuf {
         match self {
@@ -63,7 +71,9 @@ impl Source {
     /// Whether the path leads to another file now.
     pub(crate) fn replaced(&self) -> bool {
         match self {
-            Source::Log(follower) => follower.attached().replaced(),
+            Source::Log(follower) => {
+                follower.attached().replaced() || follower.attached().log_replaced()
+            }
             Source::Kept(differ) => differ.attached().replaced(),
         }
     }

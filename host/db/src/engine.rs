@@ -28,7 +28,7 @@ use staffetta_bulk::{Stream, Wake};
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -125,6 +125,7 @@ pub struct Handle {
     wake: Wake,
     board: Board,
     leading: Arc<AtomicU64>,
+    looked: Arc<AtomicBool>,
 }
 
 type Board = Arc<Mutex<Arc<Vec<DatabaseStatus>>>>;
@@ -153,6 +154,18 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> Arc<Vec<DatabaseStatus>> {
         self.board.lock().expect("no holder panics").clone()
+    }
+
+    /// The same, for whoever may not wait: none while somebody else is at it.
+    #[must_use]
+    pub fn try_status(&self) -> Option<Arc<Vec<DatabaseStatus>>> {
+        self.board.try_lock().ok().map(|board| board.clone())
+    }
+
+    /// Whether the files were looked for at all: before that there is no status of any.
+    #[must_use]
+    pub fn has_looked(&self) -> bool {
+        self.looked.load(Ordering::Acquire)
     }
 
     /// The epoch that this node leads; none while it does not.
@@ -201,7 +214,8 @@ pub fn start(
     let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let checkpoints =
         Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
-    let shared = (Arc::clone(&board), Arc::clone(&leading));
+    let looked = Arc::new(AtomicBool::new(false));
+    let shared = (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked));
     let build = move || {
         let now = Instant::now();
         Engine {
@@ -235,13 +249,14 @@ pub fn start(
             stirred: true,
             board: shared.0,
             leading: shared.1,
+            looked: shared.2,
         }
     };
     std::thread::Builder::new()
         .name("databases".into())
         .spawn(move || build().run())
         .map_err(failed("a thread"))?;
-    Ok(Handle { commands, streams, wake, board, leading })
+    Ok(Handle { commands, streams, wake, board, leading, looked })
 }
 
 fn waker() -> std::io::Result<(Wake, OwnedFd)> {
@@ -368,6 +383,7 @@ struct Engine {
     stirred: bool,
     board: Board,
     leading: Arc<AtomicU64>,
+    looked: Arc<AtomicBool>,
 }
 
 impl Engine {

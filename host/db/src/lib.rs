@@ -60,6 +60,7 @@ pub use kept::{KeepError, KeptTable, keep_table, kept_table};
 pub use ledger::{Kinship, LedgerError};
 pub use rows::{Difference, Differences, RowsError, Sample, TableDifference, difference};
 pub use scan::{Scan, ScanError, Scanned};
+pub use sites::means;
 pub use snapshot::{Snapshot, lock_page};
 pub use status::{DatabaseCounters, DatabaseStatus, Notice, State};
 pub use table::{GROUP_PAGES, Table};

@@ -12,7 +12,8 @@ const COMPANIONS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
 
 /// Whether a pattern means this path: an absolute path whose last part may hold `*` (any
 /// characters) and `?` (one).
-pub(crate) fn means(pattern: &str, path: &Path) -> bool {
+#[must_use]
+pub fn means(pattern: &str, path: &Path) -> bool {
     let pattern = Path::new(pattern);
     if pattern.parent() != path.parent() {
         return false;

@@ -95,9 +95,9 @@ fn diff(context: &Context, name: &str, archive: Option<PathBuf>) -> Outcome {
     let found = status.databases.iter().find(|one| one.name == name || one.path == name);
     let Some(database) = found else {
         let known: Vec<&str> = status.databases.iter().map(|one| one.name.as_str()).collect();
+        let known = if known.is_empty() { "none is known".into() } else { known.join(", ") };
         return Err(Failure::Usage(format!(
-            "{name} is not replicated: name one of {}",
-            known.join(", ")
+            "{name} is not replicated; `staffetta db status` shows what is: {known}"
         )));
     };
     let path = Path::new(&database.path);
@@ -161,7 +161,11 @@ pub(super) fn barrier(context: &Context, flags: &BarrierFlags) -> Outcome {
     let path = std::path::absolute(&flags.database).map_err(Failure::of)?;
     let socket = match &flags.barrier_socket {
         Some(socket) => socket.clone(),
-        None => context.load()?.barrier_socket(),
+        // Whoever may not read the configuration may wait all the same.
+        None => context.load().map_or_else(
+            |_| PathBuf::from(staffetta_barrier::SOCKET),
+            |config| config.barrier_socket(),
+        ),
     };
     let failed = |error: staffetta_barrier::BarrierError| Failure::Failed(error.into());
     let mut client = Client::connect(&socket).map_err(failed)?;

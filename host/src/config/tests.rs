@@ -445,6 +445,7 @@ fn databases_are_refused_with_what_to_write() {
         ("path = \"/a.db\"\nsync_alone = \"block\"", "sync_alone needs mode = \"sync\""),
         ("path = \"/a.db\"\nsync_timeout_ms = 50", "sync_timeout_ms needs mode = \"sync\""),
         ("path = \"/a.db\"\nscrub_hours = 721", "write a number from 0 to 720"),
+        ("path = \"/d/*.db\"\n[[database]]\npath = \"/d/a.db\"", "mean the same file"),
         ("name = \"A b\"\npath = \"/a.db\"", "write 1 to 32 of a-z"),
         ("path = \"/a.db\"\nmodus = \"sync\"", "did you mean `mode`?"),
         ("path = \"/a.db\"\n[[database]]\npath = \"/a.db\"", "is there twice"),

@@ -227,6 +227,16 @@ impl DataLink {
         self.0.as_ref().map(|plane| plane.engine.status()).unwrap_or_default()
     }
 
+    /// Why nothing can be said of alignment, whatever the databases say.
+    pub(crate) fn in_the_dark(&self) -> Option<&'static str> {
+        let plane = self.0.as_ref()?;
+        if !plane.engine.has_looked() {
+            return Some("databases are being looked for");
+        }
+        let attends = plane.engine.leading().is_some() || plane.dialer.is_connected();
+        (!attends).then_some("no primary is connected")
+    }
+
     /// Why the channel to the peer does not come about; none while it does, or is not wanted.
     pub(crate) fn trouble(&self) -> Option<String> {
         let plane = self.0.as_ref()?;
@@ -252,7 +262,7 @@ impl DataLink {
         if plane.engine.leading().is_some() {
             return;
         }
-        for status in plane.engine.status().iter() {
+        for status in plane.engine.try_status().iter().flat_map(|all| all.iter()) {
             let id = name_id(&status.name);
             if let Some(report) = reports.iter().find(|report| report.id == id) {
                 let position = Position { epoch: report.epoch, txid: report.txid };
@@ -322,10 +332,8 @@ impl DataLink {
 impl Plane {
     fn lead(&self, epoch: Epoch) {
         self.dialer.pause();
+        // What the standby has is said when it is known.
         self.engine.say(Command::Lead(epoch.0));
-        // In this reign nothing was acknowledged yet that the standby lacks.
-        let word = self.word.fetch_add(1, Ordering::AcqRel) + 1;
-        self.outbox.event(Event::Synced(SyncId(word), true));
     }
 
     fn follow(&self, epoch: u64) {

@@ -40,7 +40,8 @@ pub(crate) fn alignment(data: &DataLink) -> Option<Alignment> {
     if !data.is_configured() {
         return None;
     }
-    let why: Vec<String> = data.status().iter().filter_map(misaligned).collect();
+    let mut why: Vec<String> = data.status().iter().filter_map(misaligned).collect();
+    why.extend(data.in_the_dark().map(str::to_owned));
     Some(Alignment { aligned: why.is_empty(), bound_ms: ALIGNED_MS_MAX, why })
 }
 

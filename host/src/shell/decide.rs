@@ -16,10 +16,10 @@ use crate::link::{About, LinkView};
 use staffetta_core::{Answerer, Ask, AskId, Event, Question as Asked, Span, Verdict};
 use staffetta_db::Kinship;
 use staffetta_policy::{Answer, FailoverChain, Kind, Policy, Speaker, SplitBrainChain, Subject};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ pub(crate) struct Decider {
 }
 
 /// How long a policy may think about data: nobody waits for it with a lease in hand.
-const RULING_MAX: Duration = Duration::from_millis(500);
+const RULING_MAX: Duration = Duration::from_millis(40);
 
 /// Version of the engine in decision records.
 const ENGINE: &str = concat!("staffetta ", env!("CARGO_PKG_VERSION"), ", wasmtime 48");
@@ -82,10 +82,26 @@ impl Decider {
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
         realtime::raise_this_thread(realtime::PRIORITY_HELPERS);
         self.load_memory();
-        while let Ok(job) = jobs.recv() {
+        // Rulings come after every question that waits: no lease hangs on them.
+        let mut rulings = VecDeque::new();
+        loop {
+            let job = match jobs.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => match rulings.pop_front() {
+                    Some((database, kinship)) => {
+                        self.rule(database, kinship);
+                        continue;
+                    }
+                    None => match jobs.recv() {
+                        Ok(job) => job,
+                        Err(_) => return,
+                    },
+                },
+            };
             match job {
                 Job::Ask(question) => self.answer(&question),
-                Job::Rule(database, kinship) => self.rule(database, kinship),
+                Job::Rule(database, kinship) => rulings.push_back((database, kinship)),
                 Job::Swap(policy) => match policy.kind() {
                     Kind::Failover => self.failover.swap(policy),
                     Kind::SplitBrain => self.split_brain.swap(policy),
@@ -150,7 +166,10 @@ impl Decider {
     fn rule(&mut self, path: PathBuf, kinship: Kinship) {
         let Some(data) = self.data.get().cloned() else { return };
         let status = data.status();
-        let Some(status) = status.iter().find(|status| status.path == path) else { return };
+        let Some(status) = status.iter().find(|status| status.path == path) else {
+            // Opened a moment ago: an operator sees it as diverged.
+            return data.say(staffetta_db::Command::Rule(path, false));
+        };
         let newest = self.board.newest();
         let peer = newest.and_then(|snapshot| snapshot.view.peer);
         let (common, own) = match kinship {

@@ -147,11 +147,14 @@ impl Engine {
             Ok(mut side) => {
                 if let Some(attached) = side.attached() {
                     database.files = Arc::downgrade(attached.files());
-                    database.ledger.lives(attached.identity());
                 }
                 match &mut side {
-                    Side::Closed | Side::Lead(_) | Side::Yield(_) => {}
+                    Side::Closed => {}
+                    Side::Lead(lead) | Side::Yield(lead) => {
+                        database.ledger.lives(lead.source().identity());
+                    }
                     Side::Attend(attend) => {
+                        database.ledger.lives(attend.replica().attached().identity());
                         if let Some(entry) = self.entries.get(&database.name) {
                             attend.named(entry.clone());
                         }
@@ -206,7 +209,10 @@ impl Database {
         match &self.side {
             Side::Closed => false,
             Side::Lead(lead) | Side::Yield(lead) => lead.source().replaced(),
-            Side::Attend(attend) => attend.replica().attached().replaced(),
+            Side::Attend(attend) => {
+                let attached = attend.replica().attached();
+                attached.replaced() || attached.log_replaced()
+            }
         }
     }
 }

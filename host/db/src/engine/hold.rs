@@ -89,6 +89,10 @@ impl Engine {
                 reply(Ok(()));
             }
         }
+        if holding.phase == Phase::Held {
+            // One that was opened anew meanwhile is held again.
+            self.hold_all();
+        }
         if holding.phase != Phase::Held && now >= holding.until {
             let why = match self.lacking() {
                 Ok(0) => "an application does not end its transaction".to_owned(),

@@ -324,9 +324,7 @@ impl Engine {
     /// Makes a copy anew, with pages of the primary's size. Whoever has the old one open reads the
     /// old one until it opens it again, as after any replacement of a file.
     pub(super) fn remake(&mut self, path: &Path, entry: Entry, now: Instant) {
-        if let Some(database) = self.databases.get_mut(path) {
-            database.side = Side::Closed;
-        }
+        // Under the fence: whoever opens the path from now on opens nothing of the old copy.
         for suffix in ["-wal", "-shm", ""] {
             let file = crate::attach::beside(path, suffix);
             if let Err(error) = std::fs::remove_file(&file)
@@ -335,6 +333,9 @@ impl Engine {
                 let why = format!("cannot replace {}: {error}", file.display());
                 return self.trouble(path, why, now);
             }
+        }
+        if let Some(database) = self.databases.get_mut(path) {
+            database.side = Side::Closed;
         }
         self.named(entry, now);
     }

@@ -259,6 +259,18 @@ impl Engine {
         }
     }
 
+    /// Pages were not what they should be. A copy that waits for an operator's word goes on waiting.
+    fn mend(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        if let Side::Attend(attend) = &mut database.side
+            && matches!(attend.stage(), Stage::Diverged(_))
+        {
+            attend.forget();
+            return self.begin_scan(path, now);
+        }
+        self.resync(path, now);
+    }
+
     fn scrubbed(&mut self, path: &Path, found: Result<Vec<u32>, String>, now: Instant) {
         let Some(database) = self.databases.get_mut(path) else { return };
         let interval = self.options.patterns[database.pattern].scrub;
@@ -269,7 +281,7 @@ impl Engine {
                 database.scrub.last = Some((now, wrong.len()));
                 self.say(Notice::Scrubbed(path.to_owned(), wrong.len()));
                 if !wrong.is_empty() {
-                    self.resync(path, now);
+                    self.mend(path, now);
                 }
             }
             Err(why) => {
@@ -362,7 +374,11 @@ impl Engine {
         }
         let all: Vec<DatabaseStatus> =
             self.databases.values().map(|database| self.status_of(database, now)).collect();
-        *self.board.lock().expect("no holder panics") = Arc::new(all);
+        let all = Arc::new(all);
+        // What was there is freed by this thread, and not under the lock: others may not wait for it.
+        let old = std::mem::replace(&mut *self.board.lock().expect("no holder panics"), all);
+        drop(old);
+        self.looked.store(true, std::sync::atomic::Ordering::Release);
     }
 
     fn tell_heads(&mut self) {

@@ -17,8 +17,11 @@ const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
 /// Whether synchronous commits have what they are named for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Sync {
-    /// The standby answers.
+    /// A reign began, and nothing is known yet. What was acknowledged before it, perhaps without the
+    /// standby, the standby has only when it has everything.
     #[default]
+    Fresh,
+    /// The standby answers.
     Whole,
     /// It does not; somebody is being told.
     Telling(Instant),
@@ -110,12 +113,14 @@ impl Engine {
                 answers.push((waiting.id, format!("ok {} {}", have.epoch, have.txid)));
             } else if let Some(timeout) = pattern.sync {
                 match self.sync {
+                    // Where nobody could be told, this database may have to wait for ever.
+                    Sync::Without(false) if pattern.block_alone => {}
                     Sync::Without(told) => {
                         let why = if told { "the standby is away" } else { "nobody to tell" };
                         answers.push((waiting.id, format!("degraded {why}")));
                         self.without += 1;
                     }
-                    Sync::Whole | Sync::Healing if waited >= timeout => {
+                    Sync::Fresh | Sync::Whole | Sync::Healing if waited >= timeout => {
                         late = Some(waiting.database.display().to_string());
                     }
                     Sync::Telling(since)
@@ -124,7 +129,7 @@ impl Engine {
                     {
                         self.sync = Sync::Without(false);
                     }
-                    Sync::Whole | Sync::Healing | Sync::Telling(_) => {}
+                    Sync::Fresh | Sync::Whole | Sync::Healing | Sync::Telling(_) => {}
                 }
             } else if waited >= ASYNC_TIMEOUT {
                 answers.push((waiting.id, format!("timeout {}", waited.as_millis())));
@@ -159,19 +164,18 @@ impl Engine {
                 }
             }
             // What came too late for the state of the moment.
-            (true, Sync::Whole | Sync::Healing | Sync::Without(true))
-            | (false, Sync::Whole | Sync::Telling(_) | Sync::Without(_)) => {}
+            (true, Sync::Fresh | Sync::Whole | Sync::Healing | Sync::Without(true))
+            | (false, Sync::Fresh | Sync::Whole | Sync::Telling(_) | Sync::Without(_)) => {}
         }
     }
 
     /// The standby has all synchronous databases again: the daemon is to say so.
     fn heal(&mut self) {
-        let without = matches!(self.sync, Sync::Without(_) | Sync::Telling(_));
-        if !without {
+        if matches!(self.sync, Sync::Whole | Sync::Healing) {
             return;
         }
         if self.role == Role::Following {
-            self.sync = Sync::Whole;
+            self.sync = Sync::Fresh;
             return;
         }
         let whole = self.databases.values().all(|database| {
@@ -195,7 +199,9 @@ impl Engine {
             let timeout = sync.unwrap_or(ASYNC_TIMEOUT);
             match self.sync {
                 Sync::Telling(since) => since + timeout,
-                Sync::Whole | Sync::Without(_) | Sync::Healing => waiting.since + timeout,
+                Sync::Fresh | Sync::Whole | Sync::Without(_) | Sync::Healing => {
+                    waiting.since + timeout
+                }
             }
         };
         let floor = Instant::now() + Duration::from_millis(1);

@@ -155,9 +155,16 @@ impl Node {
     pub(crate) fn shipped(&self, name: &str) {
         // What a status says may be this old.
         std::thread::sleep(Duration::from_millis(150));
-        wait("everything shipped", || {
-            self.status(name).is_some_and(|s| s.state == State::Leading && s.behind == Some(0))
-        });
+        let until = Instant::now() + PATIENCE;
+        let there =
+            || self.status(name).is_some_and(|s| s.state == State::Leading && s.behind == Some(0));
+        while !there() {
+            let status = self.status(name);
+            let told = self.notices.lock().expect("no holder panics");
+            assert!(Instant::now() < until, "{name} not shipped: {status:?}; told {told:?}");
+            drop(told);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(crate) fn is(&self, name: &str, state: State) {

@@ -34,6 +34,20 @@ impl Reader<'_> {
                 let say = format!("database.name: {} is there twice", database.name);
                 return Err(self.source.error(one.span(), say));
             }
+            let overlap = |other: &&DatabaseConfig| {
+                let paths =
+                    [&database.pattern, &other.pattern].map(|text| Path::new(text.as_str()));
+                staffetta_db::means(&other.pattern, paths[0])
+                    || staffetta_db::means(&database.pattern, paths[1])
+            };
+            if let Some(other) = all.iter().find(overlap) {
+                let say = format!(
+                    "database.path: {} and {} mean the same file: make one pattern narrower, or \
+                     put that file into another folder",
+                    other.pattern, database.pattern
+                );
+                return Err(self.source.error(one.span(), say));
+            }
             all.push(database);
         }
         Ok(all)
