@@ -5,7 +5,6 @@
 //! core of its own, and both engines share another one. Lag: from inside the transaction to what a
 //! reader of the standby sees. CPU: percent of a core, threads of both engines and of the channel.
 
-#[allow(dead_code, reason = "an example needs a part of what tests need")]
 #[path = "../tests/pair/mod.rs"]
 mod pair;
 

@@ -71,9 +71,7 @@ impl Source {
     /// Whether the path leads to another file now.
     pub(crate) fn replaced(&self) -> bool {
         match self {
-            Source::Log(follower) => {
-                follower.attached().replaced() || follower.attached().log_replaced()
-            }
+            Source::Log(follower) => follower.attached().replaced(),
             Source::Kept(differ) => differ.attached().replaced(),
         }
     }

@@ -1,6 +1,5 @@
 //! Databases whose rollback journal is kept: two engines, and applications that insist on it.
 
-#[allow(dead_code, reason = "each test uses a part of it")]
 mod pair;
 
 use pair::{Node, assert_same, count, wait};

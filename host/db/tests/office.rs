@@ -198,6 +198,8 @@ fn synchronous_commits_wait_degrade_only_when_told_and_heal() {
     let began = Instant::now();
     let said = answer(&mut ask(&one), SOON * 3).unwrap();
     assert!(said.starts_with("degraded") && began.elapsed() < timeout, "{said}");
+    // The reign began with this word, too.
+    one.notices.lock().unwrap().clear();
     wire.hold_still(false);
     one.was_told("the synced", |notice| *notice == Notice::Synced);
     one.engine.say(Command::Degraded(false));
@@ -307,7 +309,12 @@ fn a_write_past_the_fence_is_archived_and_undone() {
     for suffix in ["-wal", "-shm"] {
         std::fs::remove_file(other.database(&format!("a.db{suffix}"))).unwrap();
     }
+    // A log that is gone is noticed by itself: without it the fence would stand on nothing.
+    other.was_told("the loss of the log", |notice| matches!(notice, Notice::Replaced(..)));
+    other.is("a.db", staffetta_db::State::Diverged);
+    other.notices.lock().unwrap().clear();
     std::fs::rename(&backup, other.database("a.db")).unwrap();
+    other.was_told("the backup", |notice| matches!(notice, Notice::Replaced(..)));
     other.was_told("the divergence", |notice| matches!(notice, Notice::Diverged(..)));
     assert_eq!(count(&other.database("a.db"), "t"), Some(1), "nothing is overwritten unasked");
     other.engine.say(Command::Rule(other.database("a.db"), true));
@@ -316,4 +323,29 @@ fn a_write_past_the_fence_is_archived_and_undone() {
     let kept = other.folder.join("archive").read_dir().unwrap().map(|e| e.unwrap().path());
     let kept: Vec<_> = kept.filter(|path| path.extension().unwrap() == "sqlite").collect();
     assert_eq!((kept.len(), count(&kept[0], "t")), (1, Some(1)));
+}
+
+/// An application that opens and closes the copy, as each program that looks at a database does,
+/// must not take the fence with it.
+#[test]
+fn the_fence_stands_whoever_opens_and_closes_the_copy() {
+    use std::os::unix::fs::MetadataExt;
+    let (_root, _one, other, _wire) = following(|_| {});
+    let path = other.database("a.db");
+    let log = other.database("a.db-shm");
+    let inode = std::fs::metadata(&log).unwrap().ino();
+    for _ in 0..4 {
+        let program = format!(
+            "import sqlite3\nc=sqlite3.connect('{}',timeout=0)\nc.execute('select * from t').fetchall()\n\
+             try:\n c.execute(\"insert into t values('no')\")\n c.commit()\n print('written')\n\
+             except sqlite3.OperationalError as e: print(e)\nc.close()",
+            path.display()
+        );
+        let said = std::process::Command::new("python3").args(["-c", &program]).output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains("locked"), "{said}");
+        assert_eq!(std::fs::metadata(&log).map(|found| found.ino()).ok(), Some(inode));
+        // Files are looked for once a second.
+        std::thread::sleep(Duration::from_millis(600));
+    }
 }

@@ -5,6 +5,9 @@
 pub(crate) mod process;
 pub(crate) mod proxy;
 
+// Each test uses a part of it.
+#![allow(dead_code)]
+
 use rusqlite::Connection;
 use staffetta_bulk::{
     Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
