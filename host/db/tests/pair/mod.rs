@@ -1,12 +1,10 @@
 //! Two engines in one process, over the real channel: one leads, one follows.
 
 // Each test uses a part of it.
+#![allow(dead_code)]
 
 pub(crate) mod process;
 pub(crate) mod proxy;
-
-// Each test uses a part of it.
-#![allow(dead_code)]
 
 use rusqlite::Connection;
 use staffetta_bulk::{
