@@ -47,13 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One workload, alone first where the ratio matters.
-fn run(
-    root: &Path,
-    name: &str,
-    seconds: u64,
-    rows: u32,
-    pace: u64,
-) -> Result<(), Box<dyn Error>> {
+fn run(root: &Path, name: &str, seconds: u64, rows: u32, pace: u64) -> Result<(), Box<dyn Error>> {
     let folder = root.join(name.replace('/', "-"));
     std::fs::create_dir_all(&folder)?;
     let alone = if pace == 0 {
@@ -80,6 +74,7 @@ fn run(
     one.shipped("a.db");
     let caught_up = ended.elapsed();
     let followed = rate(child)?;
+    let counters = one.status("a.db").map(|status| status.counters);
     println!(
         "{name:12} {followed:10.0} {:6.2} | {:10.2} {:5.2} {:5.1} | {}{}",
         followed / alone,
@@ -88,7 +83,13 @@ fn run(
         percentile(&lags, 1.0),
         spent(&before, &after, took),
         if pace == 0 {
-            format!(" (alone {alone:.0}/s, caught up after {caught_up:.0?})")
+            {
+                let (stalls, us) = counters.map_or((0, 0), |c| (c.stalls, c.stall_us_max));
+                format!(
+                    " (alone {alone:.0}/s, caught up after {caught_up:.0?}, {stalls} stalls of \
+                 {us} us at most)"
+                )
+            }
         } else {
             String::new()
         },
@@ -183,11 +184,7 @@ fn cpu_ms() -> Result<BTreeMap<String, f64>, Box<dyn Error>> {
     Ok(spent)
 }
 
-fn spent(
-    before: &BTreeMap<String, f64>,
-    after: &BTreeMap<String, f64>,
-    took: Duration,
-) -> String {
+fn spent(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, took: Duration) -> String {
     let percent = |ms: f64| ms / took.as_secs_f64() / 10.0;
     let each: Vec<(&String, f64)> = after
         .iter()

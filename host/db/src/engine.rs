@@ -39,6 +39,8 @@ const LOOK_SHARE: u32 = 4;
 const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(50);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(5);
 const LOOKED_AT_FOR: Duration = Duration::from_millis(200);
+/// Where commits follow one another as quickly, the next is looked for without a notice.
+const QUICK_COMMITS: Duration = Duration::from_millis(2);
 /// Every database is looked at this often, whatever the notices say.
 const LOOK_ALWAYS_INTERVAL: Duration = Duration::from_secs(1);
 /// New, gone and replaced files are looked for this often.
@@ -283,6 +285,7 @@ struct Database {
     retry_at: Instant,
     /// Its log was written then, and what was written is not captured yet.
     noticed_at: Option<Instant>,
+    captured_at: Instant,
     look_at: Instant,
     scrub: Scrub,
 }
@@ -419,9 +422,11 @@ impl Engine {
         let mut add = |fd: RawFd, events: i16| {
             polled.push(libc::pollfd { fd, events, revents: 0 });
         };
-        add(self.woken.as_raw_fd(), libc::POLLIN);
-        add(self.watch.fd(), libc::POLLIN);
         let mut until = self.next_due();
+        // Who looks soon anyway is not to be woken for each write: writers would pay for it.
+        let soon = until <= Instant::now() + LOOK_INTERVAL_MIN * 2;
+        add(self.woken.as_raw_fd(), libc::POLLIN);
+        add(if soon { -1 } else { self.watch.fd() }, libc::POLLIN);
         if let Some(stream) = &self.stream {
             let held = stream.ready_at();
             let write = stream.wants_write() && held.is_none();
@@ -448,7 +453,7 @@ impl Engine {
                 libc::read(self.woken.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len());
             }
         }
-        if polled[1].revents != 0 {
+        if soon || polled[1].revents != 0 {
             self.noticed();
         }
     }
@@ -462,8 +467,11 @@ impl Engine {
         }
         for database in self.databases.values_mut() {
             if noticed.all || noticed.ids.contains(&database.id) {
+                // One that is being looked at goes on at its pace.
+                let look_at =
+                    if database.noticed_at.is_some() { now + LOOK_INTERVAL_MIN } else { now };
+                database.look_at = database.look_at.min(look_at);
                 database.noticed_at = Some(now);
-                database.look_at = now;
             }
         }
     }

@@ -28,8 +28,7 @@ fn keeper(root: &Path, name: &'static str, peer: &'static str) -> Node {
 fn application(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_millis(500))?;
-    let mode: String =
-        connection.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0))?;
+    let mode: String = connection.query_row("PRAGMA journal_mode=DELETE", [], |row| row.get(0))?;
     assert_eq!(mode, "delete");
     Ok(connection)
 }

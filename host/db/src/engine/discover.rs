@@ -94,6 +94,7 @@ impl Engine {
             trouble: None,
             retry_at: now,
             noticed_at: None,
+            captured_at: now,
             look_at: now,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
         };

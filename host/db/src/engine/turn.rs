@@ -420,9 +420,15 @@ impl Database {
                 if let Some(lost) = turn.lost {
                     return (Need::Anew(lost.to_string()), true);
                 }
-                if turn.busy && !turn.more && !lead.source().is_amid() {
-                    // What comes next is noticed anew.
-                    self.noticed_at = None;
+                if turn.busy {
+                    let since = now.saturating_duration_since(self.captured_at);
+                    self.captured_at = now;
+                    if since < super::QUICK_COMMITS {
+                        self.noticed_at = Some(now);
+                    } else if !turn.more && !lead.source().is_amid() {
+                        // What comes next is noticed anew.
+                        self.noticed_at = None;
+                    }
                 }
                 let before = lead.shipped();
                 let more = match lead.ship(self.id, outlet) {
@@ -468,10 +474,9 @@ impl Database {
                 };
                 let interval = match attend.stage() {
                     Stage::Following | Stage::Offered | Stage::Diverged(_) => LOOK_ALWAYS_INTERVAL,
-                    Stage::Scanning
-                    | Stage::Known
-                    | Stage::Archiving(_)
-                    | Stage::Paused { .. } => TEND_COPY_INTERVAL,
+                    Stage::Scanning | Stage::Known | Stage::Archiving(_) | Stage::Paused { .. } => {
+                        TEND_COPY_INTERVAL
+                    }
                 };
                 (need, false, now + interval)
             }
