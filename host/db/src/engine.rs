@@ -39,8 +39,9 @@ const LOOK_SHARE: u32 = 4;
 const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(50);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(5);
 const LOOKED_AT_FOR: Duration = Duration::from_millis(200);
-/// Where commits follow one another as quickly, the next is looked for without a notice.
+/// Where a commit follows another within this, the next is looked for all the time, for so long.
 const QUICK_COMMITS: Duration = Duration::from_millis(2);
+const QUICK_FOR: Duration = Duration::from_millis(20);
 /// Every database is looked at this often, whatever the notices say.
 const LOOK_ALWAYS_INTERVAL: Duration = Duration::from_secs(1);
 /// New, gone and replaced files are looked for this often.
@@ -286,6 +287,7 @@ struct Database {
     /// Its log was written then, and what was written is not captured yet.
     noticed_at: Option<Instant>,
     captured_at: Instant,
+    quick_until: Instant,
     look_at: Instant,
     scrub: Scrub,
 }
@@ -423,10 +425,8 @@ impl Engine {
             polled.push(libc::pollfd { fd, events, revents: 0 });
         };
         let mut until = self.next_due();
-        // Who looks soon anyway is not to be woken for each write: writers would pay for it.
-        let soon = until <= Instant::now() + LOOK_INTERVAL_MIN * 2;
         add(self.woken.as_raw_fd(), libc::POLLIN);
-        add(if soon { -1 } else { self.watch.fd() }, libc::POLLIN);
+        add(self.watch.fd(), libc::POLLIN);
         if let Some(stream) = &self.stream {
             let held = stream.ready_at();
             let write = stream.wants_write() && held.is_none();
@@ -453,7 +453,7 @@ impl Engine {
                 libc::read(self.woken.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len());
             }
         }
-        if soon || polled[1].revents != 0 {
+        if polled[1].revents != 0 {
             self.noticed();
         }
     }
@@ -467,11 +467,8 @@ impl Engine {
         }
         for database in self.databases.values_mut() {
             if noticed.all || noticed.ids.contains(&database.id) {
-                // One that is being looked at goes on at its pace.
-                let look_at =
-                    if database.noticed_at.is_some() { now + LOOK_INTERVAL_MIN } else { now };
-                database.look_at = database.look_at.min(look_at);
                 database.noticed_at = Some(now);
+                database.look_at = now;
             }
         }
     }

@@ -95,6 +95,7 @@ impl Engine {
             retry_at: now,
             noticed_at: None,
             captured_at: now,
+            quick_until: now,
             look_at: now,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
         };
