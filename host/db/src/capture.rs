@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) enum Source {
     /// The write-ahead log is followed.
-    Log(Follower),
+    Log(Box<Follower>),
     /// The rollback journal is kept, and pages are compared.
     Kept(Differ),
 }
@@ -26,7 +26,7 @@ impl Source {
     /// Follows a log from its committed end on.
     pub(crate) fn of_log(attached: Rc<Attached>) -> Result<Source, String> {
         let follower = Follower::start(attached).map_err(|error| error.to_string())?;
-        Ok(Source::Log(follower))
+        Ok(Source::Log(Box::new(follower)))
     }
 
     /// Follows a database as it is, from its committed end on, and its table there.
@@ -167,11 +167,11 @@ impl Source {
 
     /// Turns a log of which everything is captured, and in which writers are held, to a rollback
     /// journal, with writers still held; where that cannot be now, it is a log again.
-    pub(crate) fn to_journal(self, table: &Table) -> Result<Source, String> {
+    pub(crate) fn into_journal(self, table: &Table) -> Result<Source, String> {
         let Source::Log(follower) = self else { return Ok(self) };
         let again = |attached: Rc<Attached>| {
             let follower = Follower::start_fenced(attached).map_err(|error| error.to_string())?;
-            Ok(Source::Log(follower))
+            Ok(Source::Log(Box::new(follower)))
         };
         let attached = match Rc::try_unwrap(follower.stop_fenced()) {
             Ok(attached) => attached,
@@ -195,7 +195,7 @@ impl Source {
     ///
     /// # Errors
     /// When it must be opened anew.
-    pub(crate) fn to_log(self, table: &Table) -> Result<Source, String> {
+    pub(crate) fn into_log(self, table: &Table) -> Result<Source, String> {
         let Source::Kept(differ) = self else { return Ok(self) };
         let attached = match Rc::try_unwrap(differ.stop_held()) {
             Ok(attached) => attached,
@@ -204,7 +204,7 @@ impl Source {
         match attached.into_log() {
             Ok(attached) => {
                 let follower = Follower::start_fenced(Rc::new(attached));
-                Ok(Source::Log(follower.map_err(|error| error.to_string())?))
+                Ok(Source::Log(Box::new(follower.map_err(|error| error.to_string())?)))
             }
             Err((Some(attached), why)) => {
                 tracing::debug!(path = %attached.path().display(), %why, "its journal stays for now");

@@ -169,19 +169,19 @@ impl Lead {
 
     /// Follows the same database, settled and with writers held, by its rollback journal, or by its
     /// log where that cannot be.
-    pub(crate) fn to_journal(self) -> Result<Box<Lead>, String> {
+    pub(crate) fn into_journal(self) -> Result<Box<Lead>, String> {
         let Some(table) = &self.table else { return Ok(Box::new(self)) };
-        let source = self.source.to_journal(table)?;
+        let source = self.source.into_journal(table)?;
         Ok(Box::new(Lead { source, ..self }))
     }
 
     /// Follows the same database, with writers held and everything captured, by its log, or by its
     /// journal where that cannot be.
-    pub(crate) fn to_log(self) -> Result<Box<Lead>, String> {
+    pub(crate) fn into_log(self) -> Result<Box<Lead>, String> {
         let Some(table) = &self.table else {
             return Err("its pages are not known".into());
         };
-        let source = self.source.to_log(table)?;
+        let source = self.source.into_log(table)?;
         Ok(Box::new(Lead { source, ..self }))
     }
 

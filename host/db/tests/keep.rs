@@ -241,16 +241,23 @@ fn writers_are_locked_out_for_a_fifth_of_the_time_at_most() {
     drop(connection);
     let connection = application(&path).unwrap();
     connection.busy_timeout(Duration::ZERO).unwrap();
-    let (mut tried, mut refused) = (0, 0);
-    let until = Instant::now() + Duration::from_secs(4);
-    while Instant::now() < until {
+    let (mut tried, mut refused, mut locked_out) = (0, 0, Duration::ZERO);
+    let began = Instant::now();
+    // By time, not by attempts: one that is refused ends sooner.
+    while began.elapsed() < Duration::from_secs(5) {
+        let at = Instant::now();
         let done = connection.execute("UPDATE t SET x=randomblob(980) WHERE id=?1", [tried]);
+        std::thread::sleep(Duration::from_micros(500));
         tried += 1;
-        refused += i32::from(done.is_err());
-        std::thread::sleep(Duration::from_millis(1));
+        if done.is_err() {
+            refused += 1;
+            locked_out += at.elapsed();
+        }
     }
-    println!("{refused} of {tried} refused");
-    assert!(tried > 200 && refused * 5 <= tried, "{refused} of {tried} refused");
+    let share = locked_out.as_secs_f64() / began.elapsed().as_secs_f64();
+    println!("{refused} of {tried} refused, locked out for {:.0} % of the time", share * 100.0);
+    assert!(refused > 0 && tried - refused > 200, "{refused} of {tried} refused");
+    assert!(share <= 0.22, "locked out for {:.0} % of the time", share * 100.0);
     one.shipped("a.db");
     wait("the last page", || {
         one.shipped("a.db");

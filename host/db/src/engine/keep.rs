@@ -51,7 +51,7 @@ impl Engine {
             let Side::Lead(lead) = std::mem::replace(&mut database.side, Side::Closed) else {
                 return;
             };
-            match lead.to_journal() {
+            match lead.into_journal() {
                 Ok(lead) => {
                     let log = lead.source().written(path);
                     database.returns = !lead.source().is_kept();

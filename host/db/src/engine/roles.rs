@@ -80,7 +80,7 @@ impl Engine {
                         Follower::start_fenced(attached).map_err(|error| error.to_string())
                     })
                     .map(|follower| {
-                        let lead = Lead::new(Source::Log(follower), epoch);
+                        let lead = Lead::new(Source::Log(Box::new(follower)), epoch);
                         Side::Lead(Box::new(match table {
                             Some(table) => lead.with_table(table),
                             None => lead,
@@ -188,7 +188,7 @@ impl Engine {
         // A journal becomes a log only now. Whether anybody got in between is for a scan to find.
         let kept = lead.source().is_kept();
         known &= !kept;
-        let (source, table) = match if kept { lead.to_log() } else { Ok(lead) } {
+        let (source, table) = match if kept { lead.into_log() } else { Ok(lead) } {
             Ok(lead) if lead.source().is_kept() => {
                 database.side = Side::Yield(lead);
                 return;
