@@ -73,6 +73,7 @@ fn run(root: &Path, name: &str, seconds: u64, rows: u32, pace: u64) -> Result<()
     one.shipped("a.db");
     let caught_up = ended.elapsed();
     let followed = rate(child)?;
+    let counters = one.status("a.db").map(|status| status.counters);
     println!(
         "{name:12} {followed:10.0} {:6.2} | {:10.2} {:5.2} {:5.1} | {}{}",
         followed / alone,
@@ -81,7 +82,13 @@ fn run(root: &Path, name: &str, seconds: u64, rows: u32, pace: u64) -> Result<()
         percentile(&lags, 1.0),
         spent(&before, &after, took),
         if pace == 0 {
-            format!(" (alone {alone:.0}/s, caught up after {caught_up:.0?})")
+            {
+                let (stalls, us) = counters.map_or((0, 0), |c| (c.stalls, c.stall_us_max));
+                format!(
+                    " (alone {alone:.0}/s, caught up after {caught_up:.0?}, {stalls} stalls of \
+                 {us} us at most)"
+                )
+            }
         } else {
             String::new()
         },

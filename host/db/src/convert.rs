@@ -154,3 +154,69 @@ fn open_log(path: &Path, identity: (u64, u64), shm: &File) -> Result<(Connection
     }
     Ok((keeper, wal))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::Instant;
+
+    /// Conversions there and back, and the longest time for them.
+    const ROUNDS: u32 = 300;
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn write(path: &Path) -> rusqlite::Result<()> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::ZERO)?;
+        connection.execute_batch("INSERT INTO t VALUES(1)")
+    }
+
+    #[test]
+    fn nobody_writes_between_the_two_modes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = &folder.path().join("a.db");
+        Connection::open(path).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+        let attached = Attached::open(path).unwrap();
+        assert!(lock::set(attached.shm(), LockByte::WRITE, Mode::Exclusive).unwrap());
+        let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+        let converted = std::thread::scope(|scope| {
+            let mut attached = Ok(attached);
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        written.fetch_add(u64::from(write(path).is_ok()), Ordering::Relaxed);
+                    }
+                });
+            }
+            let began = Instant::now();
+            let mut rounds = 0;
+            while rounds < ROUNDS && began.elapsed() < PATIENCE {
+                attached = match attached.map(Attached::into_as_is) {
+                    Ok(Ok(as_is)) => {
+                        rounds += 1;
+                        as_is.into_log().map_err(|(_, why)| why)
+                    }
+                    // Somebody has it open at this moment.
+                    Ok(Err((attached, _))) => Ok(*attached),
+                    Err(why) => {
+                        attached = Err(why);
+                        break;
+                    }
+                };
+            }
+            stop.store(true, Ordering::Relaxed);
+            attached.map(|attached| (attached, rounds))
+        });
+        let (attached, rounds) = converted.expect("nobody reads for long");
+        assert!(rounds > 0, "no conversion");
+        assert_eq!(written.load(Ordering::Relaxed), 0, "commits while writers were held");
+        assert!(lock::set(attached.shm(), LockByte::WRITE, Mode::Unlocked).unwrap());
+        write(path).unwrap();
+        let as_is = attached.into_as_is().map_err(|(_, why)| why).unwrap();
+        assert!(write(path).is_err(), "a writer got through");
+        as_is.keeper.execute_batch("ROLLBACK").unwrap();
+        write(path).unwrap();
+        let left = ["-wal", "-shm"].map(|suffix| beside(path, suffix).exists());
+        assert_eq!(left, [false, false]);
+    }
+}

@@ -40,6 +40,9 @@ const LOOK_SHARE: u32 = 4;
 const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(50);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(5);
 const LOOKED_AT_FOR: Duration = Duration::from_secs(3);
+/// Where a commit follows another within this, the next is looked for all the time, for so long.
+const QUICK_COMMITS: Duration = Duration::from_millis(2);
+const QUICK_FOR: Duration = Duration::from_millis(20);
 /// A database that was written so long ago is quiet.
 const LIVELY_FOR: Duration = Duration::from_secs(3);
 /// Databases that nobody writes are looked at together, at multiples of this.
@@ -313,6 +316,8 @@ struct Database {
     /// Its log was written then, and what was written is not captured yet.
     noticed_at: Option<Instant>,
     lively_until: Instant,
+    captured_at: Instant,
+    quick_until: Instant,
     look_at: Instant,
     wal_bytes: u64,
     scrub: Scrub,
@@ -457,9 +462,9 @@ impl Engine {
         let mut add = |fd: RawFd, events: i16| {
             polled.push(libc::pollfd { fd, events, revents: 0 });
         };
+        let mut until = self.next_due();
         add(self.woken.as_raw_fd(), libc::POLLIN);
         add(self.watch.fd(), libc::POLLIN);
-        let mut until = self.next_due();
         if let Some(stream) = &self.stream {
             let held = stream.ready_at();
             let write = stream.wants_write() && held.is_none();

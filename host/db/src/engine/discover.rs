@@ -100,6 +100,8 @@ impl Engine {
             noticed_at: None,
             lively_until: now,
             wal_bytes: 0,
+            captured_at: now,
+            quick_until: now,
             look_at: now,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
         };

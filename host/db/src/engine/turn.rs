@@ -476,10 +476,14 @@ impl Database {
                 }
                 if turn.busy {
                     self.lively_until = now + LIVELY_FOR;
-                }
-                if turn.busy && !turn.more && !lead.source().is_amid() {
-                    // What comes next is noticed anew.
-                    self.noticed_at = None;
+                    let since = now.saturating_duration_since(self.captured_at);
+                    self.captured_at = now;
+                    if since < super::QUICK_COMMITS {
+                        self.quick_until = now + super::QUICK_FOR;
+                    } else if !turn.more && !lead.source().is_amid() {
+                        // What comes next is noticed anew.
+                        self.noticed_at = None;
+                    }
                 }
                 let more = match lead.ship(self.id, &mut self.ledger, outlet) {
                     Ok(more) => more,
@@ -501,6 +505,8 @@ impl Database {
                 let noticed = self.noticed_at.filter(|_| !lead.source().is_kept());
                 let look = noticed.and_then(|at| super::look_after(now, at));
                 self.noticed_at = noticed.filter(|_| look.is_some());
+                let quick = now < self.quick_until && !lead.source().is_kept();
+                let look = if quick { Some(now + super::LOOK_INTERVAL_MIN) } else { look };
                 (need, turn.more || more, look.map_or(due, |look| due.min(look)))
             }
             Side::Attend(attend) => {
