@@ -9,8 +9,8 @@ fn main() {
     let flags = std::env::var("LIBSQLITE3_FLAGS").unwrap_or_default();
     if !flags.contains(FLAG) {
         println!(
-            "cargo::error=SQLite would be built without {FLAG}: run cargo inside the repository, whose \
-             .cargo/config.toml sets LIBSQLITE3_FLAGS, or set LIBSQLITE3_FLAGS=-D{FLAG}=1"
+            "cargo::error=SQLite would be built without {FLAG}: run cargo inside the repository, \
+             whose .cargo/config.toml sets LIBSQLITE3_FLAGS, or set LIBSQLITE3_FLAGS=-D{FLAG}=1"
         );
     }
 }

@@ -124,7 +124,8 @@ impl Drop for Writer {
 /// # Errors
 /// When python3 or the statement fails.
 pub fn sql(database: &Path, statement: &str) -> Result<String> {
-    let program = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1],timeout=5,isolation_level=None)\n\
+    let program = "import sqlite3,sys\n\
+                   c=sqlite3.connect(sys.argv[1],timeout=5,isolation_level=None)\n\
                    r=c.execute(sys.argv[2]).fetchone()\nprint(r[0] if r else '')";
     let mut child = Command::new("python3")
         .args(["-c", program])

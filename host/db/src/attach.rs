@@ -17,8 +17,8 @@ use std::time::Duration;
 /// How long an opening waits for a lock of an application.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 
-/// Pages that the keeper's cache holds: it reads the schema, and nothing else. Fewer than three, and
-/// SQLite takes no memory for pages in advance.
+/// Pages that the keeper's cache holds: it reads the schema, and nothing else. Fewer than three,
+/// and SQLite takes no memory for pages in advance.
 const KEEPER_PAGES: u32 = 2;
 
 /// A database that is open and in WAL mode.

@@ -216,7 +216,8 @@ impl Source {
                 Ok(Source::Log(Box::new(follower.map_err(|error| error.to_string())?)))
             }
             Err((Some(attached), why)) => {
-                tracing::debug!(path = %attached.path().display(), %why, "its journal stays for now");
+                let path = attached.path().display();
+                tracing::debug!(%path, %why, "its journal stays for now");
                 let differ = Differ::start_at(Rc::new(*attached), table, false);
                 Ok(Source::Kept(differ.map_err(|error| error.to_string())?))
             }

@@ -4,8 +4,8 @@
 //! Going to the journal, the caller holds the WRITE byte of the WAL-index; SQLite's EXCLUSIVE lock
 //! follows on it and is kept (`locking_mode`), until the caller lets writers go on. Going to the
 //! log, the caller's RESERVED lock becomes EXCLUSIVE and is kept until the WRITE byte of the
-//! WAL-index, which nobody can open before, is locked. What cannot be converted stays as it was, with
-//! its table says what it was: a reader that does not end is enough for that.
+//! WAL-index, which nobody can open before, is locked. What cannot be converted stays as it was: a
+//! reader that does not end is enough for that.
 
 use crate::attach::{Attached, AttachedAsIs, Files, Log, beside, connect, keep_wal, let_wal_go};
 use crate::fence::Fence;
@@ -57,7 +57,8 @@ fn into_journal(keeper: &Connection) -> rusqlite::Result<()> {
     if mode? != "delete" {
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None));
     }
-    // EXCLUSIVE is kept until the first transaction after the change of the locking mode ends: this.
+    // EXCLUSIVE is kept until the first transaction after the change of the locking mode ends:
+    // this one.
     keeper.execute_batch("BEGIN IMMEDIATE")
 }
 

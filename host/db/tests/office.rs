@@ -336,7 +336,8 @@ fn the_fence_stands_whoever_opens_and_closes_the_copy() {
     let inode = std::fs::metadata(&log).unwrap().ino();
     for _ in 0..4 {
         let program = format!(
-            "import sqlite3\nc=sqlite3.connect('{}',timeout=0)\nc.execute('select * from t').fetchall()\n\
+            "import sqlite3\nc=sqlite3.connect('{}',timeout=0)\n\
+             c.execute('select * from t').fetchall()\n\
              try:\n c.execute(\"insert into t values('no')\")\n c.commit()\n print('written')\n\
              except sqlite3.OperationalError as e: print(e)\nc.close()",
             path.display()

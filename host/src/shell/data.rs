@@ -83,23 +83,7 @@ pub(crate) fn start(
     let credentials = Credentials::derive(&secret, config.cluster.id, names.0, names.1)?;
     let cap = config.bulk.bytes_per_s_max.and_then(NonZeroU64::new);
     let bandwidth = Bandwidth::new(cap);
-    let leading = engine.clone();
-    let listener = Listener::start(ListenerConfig {
-        credentials: credentials.clone(),
-        bandwidth: bandwidth.clone(),
-        addresses: addresses(config, |link| SocketAddr::new(link.local.ip(), config.bulk.port)),
-        expected: config.links.iter().map(|link| link.peer.ip()).collect(),
-        receptions: vec![Reception {
-            purpose: Purpose::Databases,
-            streams: engine.streams(),
-            wake: engine.wake(),
-            answer: Arc::new(move |_| match leading.leading() {
-                Some(_) => Ok(Vec::new()),
-                None => Err("this node is not primary".into()),
-            }),
-        }],
-    })
-    .context("cannot listen for the bulk channel ([bulk] port)")?;
+    let listener = listen(config, &engine, &credentials, &bandwidth)?;
     let dialer = Dialer::start(DialerConfig {
         credentials,
         bandwidth,
@@ -122,6 +106,32 @@ pub(crate) fn start(
     let outbox = outbox.clone();
     let plane = Plane { engine, dialer, _listener: listener, outbox, patience, word, peer };
     Ok(DataLink(Some(Arc::new(plane))))
+}
+
+/// Takes streams of the standby while this node leads.
+fn listen(
+    config: &Config,
+    engine: &Handle,
+    credentials: &Credentials,
+    bandwidth: &Bandwidth,
+) -> anyhow::Result<Listener> {
+    let leading = engine.clone();
+    Listener::start(ListenerConfig {
+        credentials: credentials.clone(),
+        bandwidth: bandwidth.clone(),
+        addresses: addresses(config, |link| SocketAddr::new(link.local.ip(), config.bulk.port)),
+        expected: config.links.iter().map(|link| link.peer.ip()).collect(),
+        receptions: vec![Reception {
+            purpose: Purpose::Databases,
+            streams: engine.streams(),
+            wake: engine.wake(),
+            answer: Arc::new(move |_| match leading.leading() {
+                Some(_) => Ok(Vec::new()),
+                None => Err("this node is not primary".into()),
+            }),
+        }],
+    })
+    .context("cannot listen for the bulk channel ([bulk] port)")
 }
 
 /// How long the core waits for the data of a planned move.

@@ -111,12 +111,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     fits_the_host(&config)?;
     let memory_locked = realtime::lock_memory();
     let journal = open_journal(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(4)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let server = crate::api::Server::bind(&config.control_socket())?;
     let (reporter, reports) = Reporter::channel();
     let (outbox, inbox) = inbox::channel().context("cannot make an eventfd")?;
@@ -176,6 +171,15 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     journal.close(JOURNAL_PATIENCE);
     anyhow::ensure!(joined.is_ok(), "the beat thread ended by itself");
     result
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(4)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// Makes the state folder first: the journal is the first to need it.

@@ -166,7 +166,8 @@ impl Engine {
                 true
             }
             Frame::Message(Message::Refuse(_, why)) => {
-                tracing::warn!(database = %database.path.display(), %why, "the standby cannot apply");
+                let path = database.path.display();
+                tracing::warn!(database = %path, %why, "the standby cannot apply");
                 lead.deserted();
                 true
             }

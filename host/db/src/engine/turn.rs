@@ -4,7 +4,8 @@ use super::{
     Database, Engine, LIVELY_FOR, LOOK_ALWAYS_INTERVAL, LOOK_TOGETHER, Role, STATUSES_PER_SLOW,
     Scrub, Side,
 };
-use crate::attend::{Outcome, Stage};
+use crate::attend::{Attend, Outcome, Stage};
+use crate::lead::Lead;
 use crate::ledger::Kinship;
 use crate::outlet::Outlet;
 use crate::status::{DatabaseCounters, DatabaseStatus, Notice, State};
@@ -259,7 +260,8 @@ impl Engine {
         }
     }
 
-    /// Pages were not what they should be. A copy that waits for an operator's word goes on waiting.
+    /// Pages were not what they should be. A copy that waits for an operator's word goes on
+    /// waiting.
     fn mend(&mut self, path: &Path, now: Instant) {
         let Some(database) = self.databases.get_mut(path) else { return };
         if let Side::Attend(attend) = &mut database.side
@@ -375,7 +377,7 @@ impl Engine {
         let all: Vec<DatabaseStatus> =
             self.databases.values().map(|database| self.status_of(database, now)).collect();
         let all = Arc::new(all);
-        // What was there is freed by this thread, and not under the lock: others may not wait for it.
+        // What was there is freed by this thread, and not under the lock: nobody may wait for it.
         let old = std::mem::replace(&mut *self.board.lock().expect("no holder panics"), all);
         drop(old);
         self.looked.store(true, std::sync::atomic::Ordering::Release);
@@ -462,81 +464,97 @@ impl Database {
         began: Instant,
         outlet: &mut Outlet<'_>,
     ) -> (Need, bool) {
-        let (need, busy, next) = match &mut self.side {
+        // Out of its place for as long as the rest of this database changes with it.
+        let mut side = std::mem::replace(&mut self.side, Side::Closed);
+        let (need, busy, next) = match &mut side {
             Side::Closed => (Need::Nothing, false, now + LOOK_ALWAYS_INTERVAL),
             Side::Yield(_) => (Need::Yield, false, now + YIELD_INTERVAL),
-            Side::Lead(lead) => {
-                let captured = if looked { lead.capture(now) } else { Ok(Default::default()) };
-                let turn = match captured {
-                    Ok(turn) => turn,
-                    Err(error) => return (Need::Broken(error.to_string()), false),
-                };
-                if let Some(lost) = turn.lost {
-                    return (Need::Anew(lost.to_string()), true);
-                }
-                if turn.busy {
-                    self.lively_until = now + LIVELY_FOR;
-                    let since = now.saturating_duration_since(self.captured_at);
-                    self.captured_at = now;
-                    if since < super::QUICK_COMMITS {
-                        self.quick_until = now + super::QUICK_FOR;
-                    } else if !turn.more && !lead.source().is_amid() {
-                        // What comes next is noticed anew.
-                        self.noticed_at = None;
-                    }
-                }
-                let more = match lead.ship(self.id, &mut self.ledger, outlet) {
-                    Ok(more) => more,
-                    Err(error) => return (Need::Broken(error.to_string()), false),
-                };
-                if lead.is_astray() {
-                    return (Need::Anew("a snapshot does not follow the trail".into()), true);
-                }
-                if let Some(copied) = lead.take_copied() {
-                    self.counters.copies += 1;
-                    self.counters.copied_pages += copied.pages;
-                }
-                self.counters.stalled(lead.source().counters());
-                let wants = lead.wants_scan() && !self.scanning;
-                let need = if wants { Need::Scan } else { Need::Nothing };
-                let due = lead.source().next_due().unwrap_or(now + LOOK_ALWAYS_INTERVAL);
-                let due = lead.ship_due().map_or(due, |ship| due.min(ship));
-                // Pages are compared when the source says, not sooner.
-                let noticed = self.noticed_at.filter(|_| !lead.source().is_kept());
-                let look = noticed.and_then(|at| super::look_after(now, at));
-                self.noticed_at = noticed.filter(|_| look.is_some());
-                let quick = now < self.quick_until && !lead.source().is_kept();
-                let look = if quick { Some(now + super::LOOK_INTERVAL_MIN) } else { look };
-                (need, turn.more || more, look.map_or(due, |look| due.min(look)))
-            }
-            Side::Attend(attend) => {
-                let need = match attend.go_on(now, &mut self.ledger, outlet) {
-                    Outcome::Nothing | Outcome::Copied { .. } => Need::Nothing,
-                    Outcome::Scan => Need::Scan,
-                    Outcome::Diverged(kinship) => Need::Ruling(kinship),
-                    Outcome::Remake(entry) => Need::Remake(entry),
-                };
-                let need = match (need, attend.stage()) {
-                    (Need::Nothing, Stage::Scanning) if !self.scanning => Need::Scan,
-                    (Need::Nothing, Stage::Following) if self.trouble.take().is_some() => {
-                        Need::Healed
-                    }
-                    (need, _) => need,
-                };
-                let interval = match attend.stage() {
-                    Stage::Following | Stage::Scanning | Stage::Offered | Stage::Diverged(_) => {
-                        LOOK_ALWAYS_INTERVAL
-                    }
-                    Stage::Known | Stage::Archiving(_) | Stage::Paused { .. } => TEND_COPY_INTERVAL,
-                };
-                (need, false, now + interval)
-            }
+            Side::Lead(lead) => self.turn_original(lead, now, looked, outlet),
+            Side::Attend(attend) => self.turn_copy(attend, now, outlet),
         };
+        self.side = side;
         let soon = now.max(next).min(now + LOOK_ALWAYS_INTERVAL);
         // One wake-up for all that are quiet.
         let near = soon < now + LOOK_TOGETHER;
         self.look_at = if near { soon } else { together(began, soon) };
         (need, busy)
+    }
+
+    fn turn_original(
+        &mut self,
+        lead: &mut Lead,
+        now: Instant,
+        looked: bool,
+        outlet: &mut Outlet<'_>,
+    ) -> (Need, bool, Instant) {
+        let captured = if looked { lead.capture(now) } else { Ok(Default::default()) };
+        let turn = match captured {
+            Ok(turn) => turn,
+            Err(error) => return (Need::Broken(error.to_string()), false, now),
+        };
+        if let Some(lost) = turn.lost {
+            return (Need::Anew(lost.to_string()), true, now);
+        }
+        if turn.busy {
+            self.lively_until = now + LIVELY_FOR;
+            let since = now.saturating_duration_since(self.captured_at);
+            self.captured_at = now;
+            if since < super::QUICK_COMMITS {
+                self.quick_until = now + super::QUICK_FOR;
+            } else if !turn.more && !lead.source().is_amid() {
+                // What comes next is noticed anew.
+                self.noticed_at = None;
+            }
+        }
+        let more = match lead.ship(self.id, &mut self.ledger, outlet) {
+            Ok(more) => more,
+            Err(error) => return (Need::Broken(error.to_string()), false, now),
+        };
+        if lead.is_astray() {
+            return (Need::Anew("a snapshot does not follow the trail".into()), true, now);
+        }
+        if let Some(copied) = lead.take_copied() {
+            self.counters.copies += 1;
+            self.counters.copied_pages += copied.pages;
+        }
+        self.counters.stalled(lead.source().counters());
+        let wants = lead.wants_scan() && !self.scanning;
+        let need = if wants { Need::Scan } else { Need::Nothing };
+        let due = lead.source().next_due().unwrap_or(now + LOOK_ALWAYS_INTERVAL);
+        let due = lead.ship_due().map_or(due, |ship| due.min(ship));
+        // Pages are compared when the source says, not sooner.
+        let noticed = self.noticed_at.filter(|_| !lead.source().is_kept());
+        let look = noticed.and_then(|at| super::look_after(now, at));
+        self.noticed_at = noticed.filter(|_| look.is_some());
+        let quick = now < self.quick_until && !lead.source().is_kept();
+        let look = if quick { Some(now + super::LOOK_INTERVAL_MIN) } else { look };
+        (need, turn.more || more, look.map_or(due, |look| due.min(look)))
+    }
+
+    fn turn_copy(
+        &mut self,
+        attend: &mut Attend,
+        now: Instant,
+        outlet: &mut Outlet<'_>,
+    ) -> (Need, bool, Instant) {
+        let need = match attend.go_on(now, &mut self.ledger, outlet) {
+            Outcome::Nothing | Outcome::Copied { .. } => Need::Nothing,
+            Outcome::Scan => Need::Scan,
+            Outcome::Diverged(kinship) => Need::Ruling(kinship),
+            Outcome::Remake(entry) => Need::Remake(entry),
+        };
+        let need = match (need, attend.stage()) {
+            (Need::Nothing, Stage::Scanning) if !self.scanning => Need::Scan,
+            (Need::Nothing, Stage::Following) if self.trouble.take().is_some() => Need::Healed,
+            (need, _) => need,
+        };
+        let interval = match attend.stage() {
+            Stage::Following | Stage::Scanning | Stage::Offered | Stage::Diverged(_) => {
+                LOOK_ALWAYS_INTERVAL
+            }
+            Stage::Known | Stage::Archiving(_) | Stage::Paused { .. } => TEND_COPY_INTERVAL,
+        };
+        (need, false, now + interval)
     }
 
     /// Somebody wrote it a short while ago.

@@ -17,8 +17,8 @@ const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
 /// Whether synchronous commits have what they are named for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Sync {
-    /// A reign began, and nothing is known yet. What was acknowledged before it, perhaps without the
-    /// standby, the standby has only when it has everything.
+    /// A reign began, and nothing is known yet. What was acknowledged before it, perhaps without
+    /// the standby, the standby has only when it has everything.
     #[default]
     Fresh,
     /// The standby answers.
@@ -79,12 +79,7 @@ impl Engine {
                 continue;
             };
             let Side::Lead(lead) = &mut database.side else {
-                let role = self.role;
-                let why = match role {
-                    Role::Leading(_) => "error the database cannot be followed at the moment",
-                    Role::Following => "error this node is not primary",
-                };
-                answers.push((waiting.id, why.to_owned()));
+                answers.push((waiting.id, not_led(self.role).to_owned()));
                 continue;
             };
             if waiting.target.is_none() {
@@ -206,5 +201,12 @@ impl Engine {
         };
         let floor = Instant::now() + Duration::from_millis(1);
         self.waiting.iter().map(|waiting| soonest(waiting).max(floor)).min()
+    }
+}
+
+fn not_led(role: Role) -> &'static str {
+    match role {
+        Role::Leading(_) => "error the database cannot be followed at the moment",
+        Role::Following => "error this node is not primary",
     }
 }
