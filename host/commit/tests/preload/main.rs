@@ -91,7 +91,8 @@ fn another_process_writes_while_one_waits() {
         &world,
         "a.db",
         &format!(
-            "{CREATE}b=time.time(); c.execute('insert into t values(2)')\nprint('took',time.time()-b)\n"
+            "{CREATE}b=time.time(); c.execute('insert into t values(2)')\n\
+             print('took',time.time()-b)\n"
         ),
     );
     assert!(s(said["took"]) < s(3.0), "it waited for the other's answer: {said:?}");
@@ -178,7 +179,8 @@ fn a_daemon_that_is_away_costs_nothing_and_its_return_heals() {
     let world = World::new();
     let script = format!(
         "{CREATE}\
-         def fast(n):\n    b=time.time()\n    for i in range(n):\n        c.execute('insert into t values(1)')\n    \
+         def fast(n):\n    b=time.time()\n    \
+         for i in range(n): c.execute('insert into t values(1)')\n    \
          return time.time()-b\n\
          print('away',fast(200)); print('go',1); sys.stdout.flush(); sys.stdin.readline()\n\
          fast(1); print('go',2); sys.stdout.flush(); sys.stdin.readline()\n\
