@@ -44,6 +44,32 @@ pub(crate) struct Files {
 }
 
 impl Files {
+    /// Removes WAL and WAL-index of a database that is not at its path any more, once nobody has
+    /// them open: SQLite would take what is in them for changes of the file that is there now. As
+    /// long as this process had them open nobody else could remove them by closing.
+    pub(crate) fn sweep(&self, path: &Path) {
+        let Some(log) = &self.log else { return };
+        let leads = |file: &File, suffix| {
+            let open = file.metadata().map(|found| (found.dev(), found.ino()));
+            open.is_ok_and(|open| !leads_elsewhere(&beside(path, suffix), open))
+        };
+        let ours = leads(&log.wal, "-wal") && leads(&log.shm, "-shm");
+        let gone = leads_elsewhere(
+            path,
+            match self.database.metadata() {
+                Ok(found) => (found.dev(), found.ino()),
+                Err(_) => return,
+            },
+        );
+        let alone = lock::held_by_others(&log.shm, LockByte::OPEN).is_ok_and(|held| !held);
+        if ours && gone && alone {
+            for suffix in ["-wal", "-shm"] {
+                // Whoever was faster removed it.
+                let _ = std::fs::remove_file(beside(path, suffix));
+            }
+        }
+    }
+
     fn open(path: &Path) -> Result<Files, AttachError> {
         let (database, _) = open_database(path)?;
         let (wal, shm) = (beside(path, "-wal"), beside(path, "-shm"));

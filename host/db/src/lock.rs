@@ -18,6 +18,9 @@ impl LockByte {
     /// Held by whoever moves frames into the database.
     pub(crate) const CHECKPOINT: LockByte = LockByte(121);
 
+    /// Held by every connection that has the WAL-index open.
+    pub(crate) const OPEN: LockByte = LockByte(128);
+
     /// Held by readers of the mark with this number, 0 to 4.
     pub(crate) const fn read(mark: usize) -> LockByte {
         assert!(mark <= 4);

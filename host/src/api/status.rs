@@ -77,7 +77,7 @@ pub struct Alignment {
 }
 
 /// One database that is replicated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DatabaseLine {
     /// What both nodes call it.
     pub name: String,
@@ -535,6 +535,15 @@ impl Status {
             arbiter.answered_ms = arbiter.answered_ms.map(|_| 0);
             arbiter.latency_us = 0;
             arbiter.unchanged_ms = 0;
+        }
+        for database in &mut settled.databases {
+            // Where it stands is news, how far it is is not.
+            let DatabaseLine { name, path, state, sync, trouble, .. } = database.clone();
+            *database =
+                DatabaseLine { name, path, state, sync, trouble, ..DatabaseLine::default() };
+        }
+        if let Some(alignment) = &mut settled.alignment {
+            alignment.why.clear();
         }
         for decision in &mut settled.decisions {
             decision.at.clear();

@@ -28,7 +28,13 @@ const EXAMPLE: &str = r#"{"node":"na","cluster":"office","version":"0.1.0","upti
   "reason":"every link is silent","spoke":"last-good","fuel":2300,"cpu_us":35}],
  "alarms":[{"name":"heartbeat-path-cut","text":"the VIP answers while the heartbeat is silent"}],
  "maintenance":false,"realtime":{"priority":"fifo","memory_locked":true},
- "stalls":{"count":5000,"p50_us":60,"p99_us":190,"p999_us":1200,"max_us":8400}}"#;
+ "stalls":{"count":5000,"p50_us":60,"p99_us":190,"p999_us":1200,"max_us":8400},
+ "databases":[{"name":"calls","path":"/var/lib/app/calls.db","state":"leading","epoch":4,
+  "txid":18231,"behind":0,"behind_ms":0,"behind_bytes":0,"bytes":36003840,"wal_bytes":1204000,
+  "sum":null,"sync":true,
+  "lost_trails":0,"copies":1,"copied_pages":8790,"stalls":2,"stall_us_max":1900,"scrubbed_s":3600,
+  "scrubbed_wrong":0,"trouble":null}],
+ "alignment":{"aligned":true,"bound_ms":1000,"why":[]}}"#;
 
 #[test]
 fn the_documented_json_is_read_and_written_alike() {
@@ -60,6 +66,8 @@ fn what_changes_by_itself_is_no_news() {
     later.uptime_s += 5;
     later.lease.remaining_ms = 3;
     later.stalls.max_us += 1;
+    later.databases[0].txid += 1;
+    later.databases[0].wal_bytes += 4_120;
     later.links[0].heard_ms = Some(90);
     later.links[0].rtt_us = None;
     assert_eq!(later.settled(), example().settled());

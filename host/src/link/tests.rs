@@ -283,18 +283,21 @@ const FIXTURES: &str = include_str!("frames-0.1.0.txt");
 #[test]
 fn frames_of_released_versions_are_read() {
     let made = frame::encode(&beat(5), Stamp { seq: 5, echo: 4, held_us: 2 }, None, None);
-    if std::env::var_os("REWRITE").is_some() && !FIXTURES.contains("arbiter ") {
+    if std::env::var_os("REWRITE").is_some() && !FIXTURES.contains("data ") {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/link/frames-0.1.0.txt");
-        let row = format!("arbiter {}\n", crate::identity::hex(&made));
+        let row = format!("data {}\n", crate::identity::hex(&made));
         std::fs::write(path, format!("{FIXTURES}{row}")).unwrap();
         return;
     }
-    assert_eq!(FIXTURES.lines().count(), 3);
+    assert_eq!(FIXTURES.lines().count(), 4);
     for (name, hex) in FIXTURES.lines().filter_map(|line| line.split_once(' ')) {
         let frame = frame::decode(5, &unhex(hex)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        // The first ones are of before there was an arbiter.
-        let arbiter = if name == "arbiter" { beat(5).arbiter } else { None };
-        assert_eq!(frame.beat, staffetta_core::Beat { arbiter, ..beat(5) }, "{name}");
+        // The first ones are of before there was an arbiter, then of before there was data.
+        let arbiter = beat(5).arbiter.filter(|_| ["arbiter", "data"].contains(&name));
+        let synced = beat(5).synced.filter(|_| name == "data");
+        let stale = beat(5).stale.filter(|_| name == "data");
+        let expect = staffetta_core::Beat { arbiter, synced, stale, ..beat(5) };
+        assert_eq!(frame.beat, expect, "{name}");
     }
 }
 

@@ -200,7 +200,11 @@ impl Engine {
     /// Closes and opens a database: its path leads elsewhere, or nothing known of it holds.
     pub(super) fn reopen(&mut self, path: &Path, now: Instant) {
         if let Some(database) = self.databases.get_mut(path) {
+            let files = database.side.attached().map(|attached| Arc::clone(attached.files()));
             database.side = Side::Closed;
+            if let Some(files) = files {
+                files.sweep(path);
+            }
         }
         self.open(path, now);
     }
