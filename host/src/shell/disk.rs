@@ -173,7 +173,7 @@ mod tests {
             formed: true,
             maintenance: false,
             stale: true,
-            ahead: highest % 2 == 0,
+            ahead: highest.is_multiple_of(2),
             fenced: Some(FenceCause::Operator),
         }
     }
