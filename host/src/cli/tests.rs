@@ -101,6 +101,8 @@ fn the_status_for_people_begins_with_the_verdict() {
   policy      license     staffetta-license 0.1.0 (built-in) sha256:bb
   policy      split-brain house 2.0.0 (site) sha256:cc
   license     off: no trusted key is configured
+  database    calls leading at 4:18231, 0 missing
+  aligned     yes
   realtime    fifo priority, memory locked
   stalls      wake-ups late by 0.06 ms (p50), 0.19 ms (p99), 1.20 ms (p99.9), 8.40 ms at most
   decision    #12 2026-01-01T00:00:00Z  peer-silent -> take-over (last-good, 35 us): every link \
