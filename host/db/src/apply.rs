@@ -30,6 +30,7 @@ use crate::snapshot::lock_page;
 use crate::table::Table;
 
 pub use checkpoint::{Checkpoint, CheckpointKind};
+pub(crate) use create::UNFINISHED;
 pub use create::{CreateError, Owner, create};
 pub use error::ApplyError;
 use error::sqlite_error;

@@ -378,6 +378,31 @@ fn one_checkpoint_at_a_time_runs_beside_transactions() {
     pair.step("DELETE FROM t");
 }
 
+/// Giving the WAL back takes the write lock first: a reader that does not end must not let the
+/// next transaction wait for it.
+#[test]
+fn a_long_reader_delays_no_transaction_when_the_wal_is_to_be_given_back() {
+    let mut pair = Pair::new(4096, "PRAGMA auto_vacuum=0");
+    pair.step("CREATE TABLE t(a INTEGER PRIMARY KEY, b)");
+    let reader = Connection::open(pair.copy()).expect("opens");
+    reader.execute_batch("BEGIN; SELECT count(*) FROM t").expect("reads");
+    while wal_bytes(pair.replica.attached()) <= 64 << 20 {
+        pair.step(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000) \
+             INSERT OR REPLACE INTO t SELECT i, randomblob(4000) FROM n",
+        );
+    }
+    let due = pair.replica.checkpoint_due(Instant::now()).expect("due");
+    assert_eq!(due.kind(), CheckpointKind::Truncate);
+    let begun = Instant::now();
+    due.run().expect("nothing in the way is an error");
+    let waited = begun.elapsed();
+    assert_eq!(number(&reader, "SELECT count(*) FROM t"), 0, "it still reads");
+    // SQLite's own patience would be rusqlite's: five seconds.
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    pair.step("DELETE FROM t WHERE a < 9");
+}
+
 /// Pages on both sides of the one that holds SQLite's lock bytes; the files are sparse.
 #[test]
 fn the_lock_page_is_neither_shipped_nor_missed() {

@@ -44,34 +44,68 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Removes WAL and WAL-index of a database that is not at its path any more, once nobody has
-    /// them open: SQLite would take what is in them for changes of the file that is there now. As
-    /// long as this process had them open nobody else could remove them by closing.
-    pub(crate) fn sweep(&self, path: &Path) {
-        let Some(log) = &self.log else { return };
-        let leads = |file: &File, suffix| {
-            let open = file.metadata().map(|found| (found.dev(), found.ino()));
-            open.is_ok_and(|open| !leads_elsewhere(&beside(path, suffix), open))
+    /// Removes WAL and WAL-index of a database that is not at its path any more: SQLite would take
+    /// what is in them for changes of the file that is there now, and as long as this process had
+    /// them open, nobody else removed them by closing.
+    ///
+    /// # Errors
+    /// [`AttachError::FormerLog`] while somebody has the former file open, or the new one already.
+    pub(crate) fn sweep(&self, path: &Path) -> Result<(), AttachError> {
+        let [database, wal, shm] = self.same(path);
+        let Some(log) = self.log.as_ref().filter(|_| !database && (wal || shm)) else {
+            return Ok(());
         };
-        let ours = leads(&log.wal, "-wal") && leads(&log.shm, "-shm");
-        let gone = leads_elsewhere(
-            path,
-            match self.database.metadata() {
-                Ok(found) => (found.dev(), found.ino()),
-                Err(_) => return,
-            },
-        );
-        let alone = lock::held_by_others(&log.shm, LockByte::OPEN).is_ok_and(|held| !held);
-        if ours && gone && alone {
-            for suffix in ["-wal", "-shm"] {
-                // Whoever was faster removed it.
-                let _ = std::fs::remove_file(beside(path, suffix));
+        let in_use = || Err(AttachError::FormerLog { path: path.to_owned() });
+        if lock::held_by_others(&log.shm, LockByte::OPEN).map_err(|error| refused(path, error))? {
+            return in_use();
+        }
+        // Whoever has the new file open has this byte locked for reading, and takes that lock
+        // before anything else: until it is closed here nobody looks for a log.
+        let file = match File::options().read(true).write(true).open(path) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(refused(path, error)),
+        };
+        if let Some(file) = &file
+            && !lock::set(file, LockByte::DATABASE_SHARED, Mode::Exclusive)
+                .map_err(|error| refused(path, error))?
+        {
+            return in_use();
+        }
+        for (ours, suffix) in [(wal, "-wal"), (shm, "-shm")] {
+            if ours {
+                let file = beside(path, suffix);
+                match std::fs::remove_file(&file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(refused(&file, error));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// The descriptors of an earlier opening, if somebody still has them and they are of the file
+    /// that is at the path now.
+    ///
+    /// # Errors
+    /// [`AttachError::InUse`] when only some of them are.
+    fn again(
+        path: &Path,
+        before: &Weak<Files>,
+        expected: [bool; 3],
+    ) -> Result<Option<Arc<Files>>, AttachError> {
+        let Some(files) = before.upgrade() else { return Ok(None) };
+        match files.same(path) {
+            same if same == expected => Ok(Some(files)),
+            [false, false, false] => Ok(None),
+            _ => Err(AttachError::InUse { path: path.to_owned() }),
         }
     }
 
     fn open(path: &Path) -> Result<Files, AttachError> {
-        let (database, _) = open_database(path)?;
+        let database = open_database(path)?;
         let (wal, shm) = (beside(path, "-wal"), beside(path, "-shm"));
         let log = Log {
             wal: File::open(&wal).map_err(|source| refused(&wal, source))?,
@@ -87,14 +121,17 @@ impl Files {
     /// Whether the paths of database, WAL and WAL-index still lead to these.
     fn same(&self, path: &Path) -> [bool; 3] {
         let same = |file: Option<&File>, suffix| {
-            let open = file.and_then(|file| file.metadata().ok());
-            open.is_some_and(|open| {
-                !leads_elsewhere(&beside(path, suffix), (open.dev(), open.ino()))
-            })
+            let open = file.and_then(|file| identity_of(file).ok());
+            open.is_some_and(|open| !leads_elsewhere(&beside(path, suffix), open))
         };
         let log = self.log.as_ref();
         let (wal, shm) = (log.map(|log| &log.wal), log.map(|log| &log.shm));
         [same(Some(&self.database), ""), same(wal, "-wal"), same(shm, "-shm")]
+    }
+
+    /// Device and inode of the database file.
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        identity_of(&self.database)
     }
 
     /// What an earlier owner had locked, and nobody would unlock any more.
@@ -160,6 +197,16 @@ pub enum AttachError {
         /// The database.
         path: PathBuf,
     },
+    /// It was replaced while programs had it open, and they still have.
+    #[error(
+        "{path} is another file now, and the log beside it belongs to the former one, which other \
+         programs still have open: opened with that log, the new file would be damaged. End those \
+         programs; the log goes, and the new file is followed, by itself"
+    )]
+    FormerLog {
+        /// The database.
+        path: PathBuf,
+    },
     /// This build has no page-level access.
     #[error("this build of SQLite lacks sqlite_dbpage: build inside the repository")]
     NoPages,
@@ -199,19 +246,14 @@ impl Attached {
             keeper.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
         let small = format!("PRAGMA cache_size={KEEPER_PAGES}; PRAGMA shrink_memory");
         keeper.execute_batch(&small).map_err(sqlite)?;
-        let files = match before.upgrade() {
+        let files = match Files::again(&path, before, [true; 3])? {
+            Some(files) => {
+                files.unlock_all().map_err(|source| refused(&path, source))?;
+                files
+            }
             None => Arc::new(Files::open(&path)?),
-            Some(files) => match files.same(&path) {
-                [true, true, true] => {
-                    files.unlock_all().map_err(|source| refused(&path, source))?;
-                    files
-                }
-                [false, false, false] => Arc::new(Files::open(&path)?),
-                _ => return Err(AttachError::InUse { path }),
-            },
         };
-        let found = files.database.metadata().map_err(|source| refused(&path, source))?;
-        let identity = (found.dev(), found.ino());
+        let identity = files.identity().map_err(|source| refused(&path, source))?;
         Ok(Attached { keeper, path, page_bytes, identity, files })
     }
 
@@ -220,6 +262,18 @@ impl Attached {
     /// # Errors
     /// When a file or SQLite refuses, or it is in WAL mode already.
     pub fn open_as_is(path: &Path) -> Result<AttachedAsIs, AttachError> {
+        Attached::open_as_is_again(path, &Weak::new())
+    }
+
+    /// As [`Attached::open_as_is`], where somebody on another thread may still read the database
+    /// through the descriptors of an earlier opening.
+    ///
+    /// # Errors
+    /// As [`Attached::open_as_is`].
+    pub(crate) fn open_as_is_again(
+        path: &Path,
+        before: &Weak<Files>,
+    ) -> Result<AttachedAsIs, AttachError> {
         let path = path.canonicalize().map_err(|source| refused(path, source))?;
         let sqlite = |source| AttachError::Sqlite { path: path.clone(), source };
         let keeper = connect(&path, BUSY_WAIT).map_err(sqlite)?;
@@ -230,8 +284,12 @@ impl Attached {
         }
         let page_bytes =
             keeper.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite)?;
-        let (database, identity) = open_database(&path)?;
-        let files = Arc::new(Files { database, log: None });
+        let files = match Files::again(&path, before, [true, false, false])? {
+            Some(files) if files.log.is_none() => files,
+            Some(_) => return Err(AttachError::InUse { path }),
+            None => Arc::new(Files { database: open_database(&path)?, log: None }),
+        };
+        let identity = files.identity().map_err(|source| refused(&path, source))?;
         Ok(AttachedAsIs { keeper, path, page_bytes, identity, files })
     }
 
@@ -257,11 +315,8 @@ impl Attached {
     /// that to a database that is open in WAL mode; somebody who tidies up does.
     #[must_use]
     pub fn log_replaced(&self) -> bool {
-        let gone = |file: &File, suffix| match file.metadata() {
-            Ok(open) => leads_elsewhere(&beside(&self.path, suffix), (open.dev(), open.ino())),
-            Err(_) => true,
-        };
-        gone(self.wal(), "-wal") || gone(self.shm(), "-shm")
+        let [_, wal, shm] = self.files.same(&self.path);
+        !(wal && shm)
     }
 
     /// Device and inode of the database file.
@@ -333,11 +388,13 @@ fn leads_elsewhere(path: &Path, identity: (u64, u64)) -> bool {
     std::fs::metadata(path).map_or(true, |found| (found.dev(), found.ino()) != identity)
 }
 
-/// The database file, and which one it is.
-fn open_database(path: &Path) -> Result<(File, (u64, u64)), AttachError> {
-    let database = File::open(path).map_err(|source| refused(path, source))?;
-    let found = database.metadata().map_err(|source| refused(path, source))?;
-    Ok((database, (found.dev(), found.ino())))
+fn open_database(path: &Path) -> Result<File, AttachError> {
+    File::open(path).map_err(|source| refused(path, source))
+}
+
+/// Device and inode.
+fn identity_of(file: &File) -> io::Result<(u64, u64)> {
+    file.metadata().map(|found| (found.dev(), found.ino()))
 }
 
 /// A connection that checkpoints only when told, and leaves the WAL where it is.
@@ -407,3 +464,7 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     PathBuf::from(name)
 }
+
+#[cfg(test)]
+#[path = "attach_tests.rs"]
+mod tests;

@@ -88,13 +88,13 @@ pub(crate) struct Attend {
 }
 
 impl Attend {
-    pub(crate) fn new(replica: Replica, fresh: bool) -> Attend {
+    pub(crate) fn new(replica: Replica) -> Attend {
         let stage = Stage::Scanning;
         Attend {
             replica,
             stage,
             named: None,
-            fresh,
+            fresh: false,
             other_size: false,
             archived: None,
             at: None,

@@ -1,6 +1,6 @@
 //! Where the changes of a database on the primary come from.
 
-use crate::attach::{Attached, AttachedAsIs};
+use crate::attach::{Attached, AttachedAsIs, Files};
 use crate::changes::Changes;
 use crate::differ::Differ;
 use crate::follow::Follower;
@@ -11,6 +11,7 @@ use crate::trail::{CaptureError, Counters, Drained};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A database in one of the two ways of SQLite's journal.
@@ -49,6 +50,14 @@ impl Source {
         match self {
             Source::Log(follower) => Some(follower.attached()),
             Source::Kept(_) => None,
+        }
+    }
+
+    /// The descriptors.
+    pub(crate) fn files(&self) -> &Arc<Files> {
+        match self {
+            Source::Log(follower) => follower.attached().files(),
+            Source::Kept(differ) => &differ.attached().files,
         }
     }
 

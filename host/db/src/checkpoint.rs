@@ -175,7 +175,11 @@ pub(crate) fn passive(connection: &Connection) -> Result<(u32, u32), rusqlite::E
         .map(|(_, frames, moved)| (frames, moved))
 }
 
-fn truncate(connection: &Connection) -> Result<bool, rusqlite::Error> {
+/// Gives the WAL back to the file system: whether it is empty now.
+///
+/// # Errors
+/// As [`passive`].
+pub(crate) fn truncate(connection: &Connection) -> Result<bool, rusqlite::Error> {
     checkpoint(connection, "PRAGMA wal_checkpoint(TRUNCATE)").map(|(busy, ..)| !busy)
 }
 

@@ -227,6 +227,8 @@ pub fn start(
             role: Role::Following,
             floor: 0,
             databases: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            former: BTreeMap::new(),
             entries: BTreeMap::new(),
             named_in: 0,
             lacking_at: now,
@@ -323,6 +325,19 @@ struct Database {
     scrub: Scrub,
 }
 
+impl Database {
+    /// For what is asked of a worker.
+    fn ticket(&self) -> Ticket {
+        Ticket { id: self.id, generation: self.generation }
+    }
+}
+
+/// A database that was at a path, links resolved.
+struct Former {
+    path: PathBuf,
+    files: Arc<Files>,
+}
+
 /// The comparison of all pages.
 #[derive(Debug, Clone, Copy)]
 struct Scrub {
@@ -359,6 +374,10 @@ struct Engine {
     /// The highest epoch known: lower ones are refused.
     floor: u64,
     databases: BTreeMap<PathBuf, Database>,
+    /// Files that the patterns mean and that are not cared for, and why.
+    refused: BTreeMap<PathBuf, String>,
+    /// What was open under a path that leads elsewhere now, by that path.
+    former: BTreeMap<PathBuf, Former>,
     /// What the primary has named on this stream, and the epoch in which it did.
     entries: BTreeMap<String, Entry>,
     named_in: u64,
@@ -450,10 +469,6 @@ impl Engine {
 
     fn say(&self, notice: Notice) {
         (self.notices)(notice);
-    }
-
-    fn ticket(&self, database: &Database) -> Ticket {
-        Ticket { id: database.id, generation: database.generation }
     }
 
     /// Waits until something may have happened.

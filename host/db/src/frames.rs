@@ -33,7 +33,7 @@ pub(crate) enum Wrong {
     Checksum,
 }
 
-/// Where byte `FRAME` of the log begins, counted from 1.
+/// Where the frame of this number, counted from 1, begins in the log.
 pub(crate) fn offset(frame: u32, page_bytes: u32) -> u64 {
     let bytes = u64::from(page_bytes) + FRAME_HEADER_BYTES as u64;
     WAL_HEADER_BYTES as u64 + (u64::from(frame) - 1) * bytes

@@ -329,8 +329,14 @@ fn read(file: &Path) -> io::Result<Option<Known>> {
         Err(error) => return Err(error),
     };
     let known: Known = serde_json::from_str(&text)?;
-    if known.layout != LAYOUT || known.reigns.len() > REIGNS_MAX {
+    if known.layout != LAYOUT {
         return Err(io::Error::other(format!("layout {} is not of this version", known.layout)));
+    }
+    let reigns = known.reigns.len();
+    if reigns > REIGNS_MAX {
+        return Err(io::Error::other(format!(
+            "{reigns} reigns, and {REIGNS_MAX} at most are kept"
+        )));
     }
     Ok(Some(known))
 }

@@ -1,4 +1,5 @@
-//! Locks on single bytes of the WAL-index, owned by an open file description.
+//! Locks on single bytes of the WAL-index, and one of the database, owned by an open file
+//! description.
 //!
 //! SQLite's own locks are POSIX locks of the process. Open file description locks (fcntl(2),
 //! F_OFD_SETLK) conflict with them, those of this very process included, and do not vanish when
@@ -8,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// A lock byte of the WAL-index (SQLite's `walformat`, "The WAL-Index File Format", §2.3).
+/// A lock byte (SQLite's `walformat`, "The WAL-Index File Format", §2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LockByte(pub i64);
 
@@ -20,6 +21,9 @@ impl LockByte {
 
     /// Held by every connection that has the WAL-index open.
     pub(crate) const OPEN: LockByte = LockByte(128);
+    /// Of the database file, and not of the WAL-index: the first byte of the range that everybody
+    /// who has the database open in WAL mode, or reads it, has locked (SQLite's `os.h`).
+    pub(crate) const DATABASE_SHARED: LockByte = LockByte(0x4000_0002);
 
     /// Held by readers of the mark with this number, 0 to 4.
     pub(crate) const fn read(mark: usize) -> LockByte {

@@ -1,5 +1,6 @@
 //! Which files the configured patterns mean at this moment.
 
+use crate::apply::UNFINISHED;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -7,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// How every SQLite database that holds anything begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// What SQLite keeps beside a database is none.
-const COMPANIONS: [&[u8]; 3] = [b"-wal", b"-shm", b"-journal"];
+/// What SQLite keeps beside a database is none, nor what a crash left of a copy that was made.
+const COMPANIONS: [&str; 4] = ["-wal", "-shm", "-journal", UNFINISHED];
 
 /// Whether a pattern means this path: an absolute path whose last part may hold `*` (any
 /// characters) and `?` (one).
@@ -20,7 +21,7 @@ pub fn means(pattern: &str, path: &Path) -> bool {
     }
     match (pattern.file_name(), path.file_name()) {
         (Some(pattern), Some(name)) => {
-            let companion = COMPANIONS.iter().any(|end| name.as_bytes().ends_with(end));
+            let companion = COMPANIONS.iter().any(|end| name.as_bytes().ends_with(end.as_bytes()));
             matches(pattern.as_bytes(), name.as_bytes()) && !companion
         }
         _ => false,
@@ -114,6 +115,7 @@ mod tests {
             ("/d/*.db", "/d/a.db-wal", false),
             ("/d/*", "/d/a.db-journal", false),
             ("/d/*", "/d/a.db-shm", false),
+            ("/d/*", "/d/a.db-staffetta-new", false),
             ("/d/*", "/d/e/a.db", false),
             ("/d/?.db", "/d/ab.db", false),
             ("/d/a*b*c", "/d/axxbyybc", true),

@@ -50,7 +50,7 @@ pub(crate) struct Ticket {
     pub generation: u64,
 }
 
-/// The thread. Ends, in the middle of a page, when it is dropped.
+/// The thread. Dropped, it ends after the page it is at; an archive or a checkpoint is finished.
 #[derive(Debug)]
 pub(crate) struct Worker {
     tasks: Sender<(Ticket, Task)>,

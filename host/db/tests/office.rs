@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use staffetta_db::{Command, Notice, Pattern, State};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -349,4 +350,90 @@ fn the_fence_stands_whoever_opens_and_closes_the_copy() {
         // Files are looked for once a second.
         std::thread::sleep(Duration::from_millis(600));
     }
+}
+
+/// A database that somebody else made, with so many rows.
+fn fresh(path: &Path, rows: usize) {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch("CREATE TABLE t(x)").unwrap();
+    for _ in 0..rows {
+        connection.execute("INSERT INTO t VALUES(1)", []).unwrap();
+    }
+}
+
+/// Leads a database of which five rows are in its log.
+fn leading_a_log() -> (tempfile::TempDir, Node) {
+    let root = tempfile::tempdir().unwrap();
+    let one = Node::start(root.path(), "na", "nb");
+    one.lead(2);
+    fill(&one, 5);
+    one.is("a.db", State::Alone);
+    fill(&one, 5);
+    assert!(std::fs::metadata(one.database("a.db-wal")).unwrap().len() > 0);
+    (root, one)
+}
+
+#[test]
+fn a_replaced_file_is_not_read_under_the_log_of_the_former_one() {
+    let (_root, one) = leading_a_log();
+    let (new, old) = (one.folder.join("new.db"), one.folder.join("old.db"));
+    fresh(&new, 3);
+    std::fs::rename(one.database("a.db"), &old).unwrap();
+    std::fs::rename(&new, one.database("a.db")).unwrap();
+    one.was_told("the replacement", |notice| {
+        matches!(notice, Notice::Replaced(_) | Notice::Vanished(_))
+    });
+    one.is("a.db", State::Alone);
+    assert_eq!(count(&one.database("a.db"), "t"), Some(3));
+    assert_eq!(count(&old, "t"), Some(10), "what was in the log only");
+}
+
+#[test]
+fn a_replaced_file_waits_for_those_who_have_the_former_one_open() {
+    let (_root, one) = leading_a_log();
+    let new = one.folder.join("new.db");
+    fresh(&new, 3);
+    let before = std::fs::read(&new).unwrap();
+    let slow = one.application("a.db");
+    assert_eq!(slow.query_row("SELECT count(*) FROM t", [], |row| row.get(0)), Ok(10));
+    std::fs::rename(&new, one.database("a.db")).unwrap();
+    one.was_told("the trouble", |notice| match notice {
+        Notice::Trouble(path, why) => *path == one.database("a.db") && why.contains("End those"),
+        _ => false,
+    });
+    assert_eq!(std::fs::read(one.database("a.db")).unwrap(), before);
+    assert!(one.database("a.db-wal").exists(), "it is theirs");
+    drop(slow);
+    one.was_told("the end of it", |notice| matches!(notice, Notice::Healed(_)));
+    assert_eq!(count(&one.database("a.db"), "t"), Some(3));
+}
+
+#[test]
+fn a_file_that_comes_back_from_a_backup_is_not_read_under_the_log_of_the_one_that_went() {
+    let (_root, one) = leading_a_log();
+    let backup = one.folder.join("backup.db");
+    fresh(&backup, 3);
+    std::fs::remove_file(one.database("a.db")).unwrap();
+    one.was_told("the loss", |notice| matches!(notice, Notice::Vanished(_)));
+    let left = ["a.db-wal", "a.db-shm"].map(|name| one.database(name).exists());
+    assert_eq!(left, [false, false]);
+    std::fs::copy(&backup, one.database("a.db")).unwrap();
+    one.is("a.db", State::Alone);
+    assert_eq!(count(&one.database("a.db"), "t"), Some(3));
+}
+
+#[test]
+fn a_file_whose_name_is_no_text_is_named_and_harms_no_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let root = tempfile::tempdir().unwrap();
+    let one = Node::start(root.path(), "na", "nb");
+    let odd = one.folder.join("data").join(std::ffi::OsStr::from_bytes(b"\xff.db"));
+    fresh(&odd, 1);
+    one.lead(2);
+    fill(&one, 5);
+    one.is("a.db", State::Alone);
+    one.was_told("the name", |notice| match notice {
+        Notice::Trouble(path, why) => *path == odd && why.contains("UTF-8"),
+        _ => false,
+    });
 }

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::ffi;
-
 use super::{ApplyError, sqlite_error};
 use crate::attach::{Attached, Files, keep_wal};
+use crate::checkpoint;
 use crate::fence::Pass;
+use crate::frames::FRAME_HEADER_BYTES;
 use crate::index::Seen;
 
 /// Frames not yet in the database, in bytes, from which they are moved there. The applier's next
@@ -18,8 +18,6 @@ const PASSIVE_BYTES: u64 = 4 << 20;
 const TRUNCATE_BYTES: u64 = 64 << 20;
 /// Pause after a checkpoint: readers that were in the way may be so still.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Header of a frame of the WAL.
-const FRAME_HEADER_BYTES: u64 = 24;
 
 const _: () = assert!(PASSIVE_BYTES < TRUNCATE_BYTES);
 
@@ -50,7 +48,7 @@ impl Pace {
     ) -> Option<(CheckpointKind, Arc<()>)> {
         let index = seen.index?;
         let waiting = u64::from(index.frames.saturating_sub(seen.backfilled));
-        let waiting_bytes = waiting * (u64::from(index.page_bytes) + FRAME_HEADER_BYTES);
+        let waiting_bytes = waiting * (u64::from(index.page_bytes) + FRAME_HEADER_BYTES as u64);
         let paused = self.last.is_some_and(|last| now.saturating_duration_since(last) < PAUSE);
         if paused || Arc::strong_count(&self.running) > 1 {
             return None;
@@ -102,25 +100,15 @@ impl Checkpoint {
     pub fn run(self) -> Result<(), ApplyError> {
         let failed = |source| sqlite_error(&self.path, source);
         let connection = self.pass.connect(&self.path).map_err(failed)?;
+        // A reader or a transaction may be in the way for long, and TRUNCATE waits with the write
+        // lock held.
+        connection.busy_timeout(Duration::ZERO).map_err(failed)?;
         connection.execute_batch("PRAGMA synchronous=NORMAL").map_err(failed)?;
         keep_wal(&connection);
-        let mode = match self.kind {
-            CheckpointKind::Passive => ffi::SQLITE_CHECKPOINT_PASSIVE,
-            CheckpointKind::Truncate => ffi::SQLITE_CHECKPOINT_TRUNCATE,
-        };
-        // SAFETY: the handle is open, the name is a C string, and both counts may be null.
-        let code = unsafe {
-            ffi::sqlite3_wal_checkpoint_v2(
-                connection.handle(),
-                c"main".as_ptr(),
-                mode,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-            )
-        };
-        match code & 0xff {
-            ffi::SQLITE_OK | ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED => Ok(()),
-            _ => Err(failed(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None))),
+        match self.kind {
+            CheckpointKind::Passive => checkpoint::passive(&connection).map(drop),
+            CheckpointKind::Truncate => checkpoint::truncate(&connection).map(drop),
         }
+        .map_err(failed)
     }
 }

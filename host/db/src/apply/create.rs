@@ -12,7 +12,7 @@ use crate::attach::beside;
 use crate::hash::is_page_size;
 
 /// What a copy is called until it is whole.
-const UNFINISHED: &str = "-staffetta-new";
+pub(crate) const UNFINISHED: &str = "-staffetta-new";
 
 /// Who owns a database file and who may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! Files that appear, go, and are replaced; opening and closing them.
 
-use super::{DISCOVER_INTERVAL, Database, Engine, Role, Scrub, Side};
+use super::{DISCOVER_INTERVAL, Database, Engine, Former, Role, Scrub, Side};
 use crate::apply::{Durability, Replica};
 use crate::attach::{AttachError, Attached, Files, beside};
 use crate::attend::Attend;
 use crate::capture::Source;
+use crate::checkpoint;
 use crate::lead::Lead;
 use crate::ledger::Ledger;
 use crate::sites;
@@ -36,50 +37,46 @@ impl Engine {
                 found.insert(path);
             }
         }
-        let gone: Vec<PathBuf> =
-            self.databases.keys().filter(|path| !found.contains(*path)).cloned().collect();
-        for path in gone {
+        self.refused.retain(|path, _| found.contains(path));
+        for path in self.paths(|database| !found.contains(&database.path)) {
             self.vanished(&path, now);
         }
-        let replaced: Vec<PathBuf> = self
-            .databases
-            .values()
-            .filter(|database| database.is_replaced())
-            .map(|database| database.path.clone())
-            .collect();
-        for path in replaced {
+        for path in self.paths(Database::is_replaced) {
             self.reopen(&path, now);
             self.say(Notice::Replaced(path));
         }
-        let retry: Vec<PathBuf> = self
-            .databases
-            .values()
-            .filter(|database| matches!(database.side, Side::Closed) && database.retry_at <= now)
-            .map(|database| database.path.clone())
-            .collect();
-        for path in retry {
+        for path in self.paths(|database| database.is_closed() && database.retry_at <= now) {
             self.open(&path, now);
         }
+        let known = &self.databases;
+        self.former.retain(|path, former| known.contains_key(path) || former.sweep().is_err());
         self.name_lacking(now);
         self.return_to_journals(now);
     }
 
+    /// The paths of some databases.
+    pub(super) fn paths(&self, which: impl Fn(&Database) -> bool) -> Vec<PathBuf> {
+        let some = self.databases.values().filter(|database| which(database));
+        some.map(|database| database.path.clone()).collect()
+    }
+
     /// Where a database of the peer's is on this node, and the number of the pattern that says so.
     pub(super) fn site_of(&self, name: &str) -> Option<(PathBuf, usize)> {
-        let patterns = self.options.patterns.iter().enumerate();
-        patterns
-            .filter_map(|(at, pattern)| {
-                Some((sites::path_of(&pattern.name, &pattern.pattern, name)?, at))
-            })
-            .next()
+        self.options.patterns.iter().enumerate().find_map(|(at, pattern)| {
+            Some((sites::path_of(&pattern.name, &pattern.pattern, name)?, at))
+        })
     }
 
     /// Begins to care for a database, and opens it.
     pub(super) fn add(&mut self, path: PathBuf, pattern: usize, now: Instant) {
+        if path.to_str().is_none() {
+            return self.refuse(path, "its name is not UTF-8: rename it".into());
+        }
         let ledger = match Ledger::open(&self.options.state, &path) {
             Ok(ledger) => ledger,
-            Err(error) => return self.say(Notice::Trouble(path, error.to_string())),
+            Err(error) => return self.refuse(path, error.to_string()),
         };
+        self.refused.remove(&path);
         let of = &self.options.patterns[pattern];
         let interval = of.scrub;
         let database = Database {
@@ -111,10 +108,17 @@ impl Engine {
         self.open(&path, now);
     }
 
+    /// A file that is not cared for; tried again each time that files are looked for.
+    fn refuse(&mut self, path: PathBuf, why: String) {
+        if self.refused.insert(path.clone(), why.clone()).as_ref() != Some(&why) {
+            self.say(Notice::Trouble(path, why));
+        }
+    }
+
     fn vanished(&mut self, path: &Path, now: Instant) {
-        let Some(database) = self.databases.get(path) else { return };
+        self.part_from(path);
+        let Some(database) = self.databases.remove(path) else { return };
         let id = database.id;
-        self.databases.remove(path);
         self.watch.forget(id);
         self.tell_gone(id);
         self.discover_at = now + DISCOVER_INTERVAL;
@@ -123,13 +127,22 @@ impl Engine {
 
     /// Opens a file in the role of the moment. What fails is tried again.
     pub(super) fn open(&mut self, path: &Path, now: Instant) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        if let Some(former) = self.former.get(path) {
+            if let Err(error) = former.sweep() {
+                return self.trouble(path, error.to_string(), now);
+            }
+            // Of this very file, perhaps, and somebody else still uses them.
+            database.files = Arc::downgrade(&former.files);
+            self.former.remove(path);
+        }
         let Some(database) = self.databases.get(path) else { return };
         let durable = self.options.patterns[database.pattern].durable;
         let side = match self.role {
             Role::Leading(epoch) => lead(path, self.keeps(path), epoch, &database.files),
             Role::Following => Attached::open_again(path, &database.files)
                 .map_err(|error| error.to_string())
-                .and_then(|attached| attend(Rc::new(attached), durable, false)),
+                .and_then(|attached| attend(Rc::new(attached), durable)),
         };
         self.opened(path, side, now);
     }
@@ -147,9 +160,7 @@ impl Engine {
         self.stirred = true;
         match side {
             Ok(mut side) => {
-                if let Some(attached) = side.attached() {
-                    database.files = Arc::downgrade(attached.files());
-                }
+                database.files = side.files().map_or_else(Weak::new, Arc::downgrade);
                 match &mut side {
                     Side::Closed => {}
                     Side::Lead(lead) | Side::Yield(lead) => {
@@ -199,18 +210,37 @@ impl Engine {
 
     /// Closes and opens a database: its path leads elsewhere, or nothing known of it holds.
     pub(super) fn reopen(&mut self, path: &Path, now: Instant) {
-        if let Some(database) = self.databases.get_mut(path) {
-            let files = database.side.attached().map(|attached| Arc::clone(attached.files()));
-            database.side = Side::Closed;
-            if let Some(files) = files {
-                files.sweep(path);
-            }
-        }
+        self.part_from(path);
         self.open(path, now);
+    }
+
+    /// Closes a database whose path leads elsewhere, perhaps. What its log has that the file has
+    /// not goes there, wherever it is now; the log goes when nobody has it open.
+    fn part_from(&mut self, path: &Path) {
+        let Some(database) = self.databases.get_mut(path) else { return };
+        let side = std::mem::replace(&mut database.side, Side::Closed);
+        let Some(attached) = side.attached() else { return };
+        if attached.replaced()
+            && let Err(error) = checkpoint::passive(attached.keeper())
+        {
+            tracing::warn!(database = %path.display(), %error, "its last commits are in its log");
+        }
+        let former = Former { path: attached.path().into(), files: Arc::clone(attached.files()) };
+        self.former.insert(path.to_owned(), former);
+    }
+}
+
+impl Former {
+    fn sweep(&self) -> Result<(), AttachError> {
+        self.files.sweep(&self.path)
     }
 }
 
 impl Database {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.side, Side::Closed)
+    }
+
     fn is_replaced(&self) -> bool {
         match &self.side {
             Side::Closed => false,
@@ -224,6 +254,15 @@ impl Database {
 }
 
 impl Side {
+    /// The descriptors.
+    pub(super) fn files(&self) -> Option<&Arc<Files>> {
+        match self {
+            Side::Closed => None,
+            Side::Lead(lead) | Side::Yield(lead) => Some(lead.source().files()),
+            Side::Attend(attend) => Some(attend.replica().attached().files()),
+        }
+    }
+
     /// The log and what else is open; none of a database with a rollback journal.
     pub(super) fn attached(&self) -> Option<&Attached> {
         match self {
@@ -235,7 +274,7 @@ impl Side {
 }
 
 fn lead(path: &Path, keep_journal: bool, epoch: u64, files: &Weak<Files>) -> Result<Side, String> {
-    let as_is = if keep_journal { Some(Attached::open_as_is(path)) } else { None };
+    let as_is = keep_journal.then(|| Attached::open_as_is_again(path, files));
     let lead = match as_is {
         Some(Ok(attached)) => {
             let (source, table) = Source::of_kept(attached)?;
@@ -254,8 +293,8 @@ fn lead(path: &Path, keep_journal: bool, epoch: u64, files: &Weak<Files>) -> Res
     Ok(Side::Lead(Box::new(lead)))
 }
 
-pub(super) fn attend(attached: Rc<Attached>, durable: bool, fresh: bool) -> Result<Side, String> {
+pub(super) fn attend(attached: Rc<Attached>, durable: bool) -> Result<Side, String> {
     let durability = if durable { Durability::Durable } else { Durability::Applied };
     let replica = Replica::open(attached, durability).map_err(|error| error.to_string())?;
-    Ok(Side::Attend(Box::new(Attend::new(replica, fresh))))
+    Ok(Side::Attend(Box::new(Attend::new(replica))))
 }

@@ -83,15 +83,18 @@ impl Engine {
                 holding.phase = Phase::Holding;
             }
         }
-        if holding.phase == Phase::Holding && self.hold_all() && self.lacking() == Ok(0) {
+        // All are held before any is captured for the last time; and one that was opened anew
+        // meanwhile is held again.
+        let held = holding.phase != Phase::Shipping && self.hold_all();
+        if holding.phase == Phase::Holding
+            && held
+            && self.capture_all(now)
+            && self.lacking() == Ok(0)
+        {
             holding.phase = Phase::Held;
             if let Some(reply) = holding.reply.take() {
                 reply(Ok(()));
             }
-        }
-        if holding.phase == Phase::Held {
-            // One that was opened anew meanwhile is held again.
-            self.hold_all();
         }
         if holding.phase != Phase::Held && now >= holding.until {
             let why = match self.lacking() {
@@ -108,18 +111,27 @@ impl Engine {
         self.hold = Some(holding);
     }
 
-    /// Holds the writers of every database; true when all are out and all that they wrote is
-    /// captured.
+    /// Holds the writers of every database; true when all are out.
     fn hold_all(&mut self) -> bool {
-        let now = Instant::now();
         let mut all = true;
         for database in self.databases.values_mut() {
-            let Side::Lead(lead) = &mut database.side else { continue };
-            if !lead.source().writers_held() {
+            if let Side::Lead(lead) = &mut database.side
+                && !lead.source().writers_held()
+            {
                 all &= lead.source_mut().hold_writers(HOLD_WAIT).unwrap_or(false);
             }
-            all &= lead.capture(now).is_ok_and(|turn| !turn.more && !turn.busy && !turn.waits);
-            database.look_at = now;
+        }
+        all
+    }
+
+    /// Captures what was committed; true when that is all there is.
+    fn capture_all(&mut self, now: Instant) -> bool {
+        let mut all = true;
+        for database in self.databases.values_mut() {
+            if let Side::Lead(lead) = &mut database.side {
+                all &= lead.capture(now).is_ok_and(|turn| !turn.more && !turn.busy && !turn.waits);
+                database.look_at = now;
+            }
         }
         all
     }

@@ -6,7 +6,8 @@
 //! mode and is followed by its log, until that somebody ends.
 
 use super::{Database, Engine, Side};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Turns in which what was committed is captured before the mode changes.
@@ -24,10 +25,7 @@ impl Engine {
         if self.hold.is_some() {
             return;
         }
-        let due = |database: &&Database| database.returns && !database.is_being_read();
-        let paths: Vec<PathBuf> =
-            self.databases.values().filter(due).map(|database| database.path.clone()).collect();
-        for path in paths {
+        for path in self.paths(|database| database.returns && !database.is_being_read()) {
             self.return_to_journal(&path, now);
         }
     }
@@ -55,6 +53,7 @@ impl Engine {
                 Ok(lead) => {
                     let log = lead.source().written(path);
                     database.returns = !lead.source().is_kept();
+                    database.files = Arc::downgrade(lead.source().files());
                     self.watch.log(&log.canonicalize().unwrap_or(log), database.id);
                     database.side = Side::Lead(lead);
                 }

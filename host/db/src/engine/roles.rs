@@ -226,7 +226,7 @@ impl Engine {
             }
         };
         let Some(attached) = source.end() else { return };
-        let side = attend(attached, durable, false).map(|mut side| {
+        let side = attend(attached, durable).map(|mut side| {
             if let (Side::Attend(attend), Some(table), true) = (&mut side, table, known) {
                 attend.of_own_reign(table, &mut database.ledger);
             }

@@ -96,14 +96,16 @@ impl Engine {
         database.scrub.under_way = false;
         let Side::Lead(lead) = &mut database.side else { return };
         match lead.start_over() {
-            Ok(()) => self.begin_scan(path, now),
-            // Another file, other pages: opened anew.
+            Ok(()) => {
+                self.begin_scan(path, now);
+                self.name_one(path);
+            }
+            // Another file, other pages: opened anew, and named there.
             Err(error) => {
                 tracing::info!(database = %path.display(), %error, "opened anew");
                 self.reopen(path, now);
             }
         }
-        self.name_one(path);
     }
 
     /// Has the worker make the table.
@@ -122,8 +124,7 @@ impl Engine {
         match task {
             Ok(task) => {
                 database.scanning = true;
-                let ticket = self.ticket(&self.databases[path]);
-                self.scans.perform(ticket, task);
+                self.scans.perform(database.ticket(), task);
             }
             Err(why) => self.trouble(path, why, now),
         }
@@ -133,9 +134,7 @@ impl Engine {
     pub(super) fn found(&mut self, now: Instant) {
         while let Some((ticket, done)) = self.scans.done().or_else(|| self.checkpoints.done()) {
             self.stirred = true;
-            let asked = |database: &&Database| {
-                database.id == ticket.id && database.generation == ticket.generation
-            };
+            let asked = |database: &&Database| database.ticket() == ticket;
             let Some(path) = self.databases.values().find(asked).map(|d| d.path.clone()) else {
                 continue;
             };
@@ -226,8 +225,7 @@ impl Engine {
         });
         match task {
             Ok(task) => {
-                let ticket = self.ticket(&self.databases[path]);
-                self.scans.perform(ticket, task);
+                self.scans.perform(database.ticket(), task);
             }
             Err(why) => self.trouble(path, why, now),
         }
@@ -294,13 +292,7 @@ impl Engine {
     }
 
     fn begin_scrubs(&mut self, now: Instant) {
-        let due: Vec<PathBuf> = self
-            .databases
-            .values()
-            .filter(|database| database.scrub.is_due(now) && !database.scanning)
-            .map(|database| database.path.clone())
-            .collect();
-        for path in due {
+        for path in self.paths(|database| database.scrub.is_due(now) && !database.scanning) {
             let Some(database) = self.databases.get_mut(&path) else { continue };
             let task = match &mut database.side {
                 Side::Closed | Side::Yield(_) => None,
@@ -314,8 +306,7 @@ impl Engine {
             };
             let Some(task) = task else { continue };
             database.scrub.under_way = true;
-            let ticket = self.ticket(&self.databases[&path]);
-            self.scans.perform(ticket, task);
+            self.scans.perform(database.ticket(), task);
         }
     }
 
@@ -329,9 +320,8 @@ impl Engine {
             }
             if let Some(checkpoint) = attend.replica_mut().checkpoint_due(now) {
                 database.checkpointing = true;
-                let ticket =
-                    crate::worker::Ticket { id: database.id, generation: database.generation };
-                self.checkpoints.perform(ticket, Task::Checkpoint(checkpoint));
+                let task = Task::Checkpoint(checkpoint);
+                self.checkpoints.perform(database.ticket(), task);
             }
         }
     }
