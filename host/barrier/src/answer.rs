@@ -15,12 +15,12 @@ pub enum Answer<'a> {
         /// The last transaction of the database that the standby acknowledged.
         transaction: u64,
     },
-    /// The pair goes on without the standby; the daemon counts and shows it.
+    /// A synchronous database: the pair goes on without the standby.
     Degraded {
         /// Why.
         reason: &'a str,
     },
-    /// The standby said nothing for the time that the configuration gives it.
+    /// An asynchronous database: the standby did not have it in the time that the daemon waits.
     Timeout {
         /// That time, in milliseconds.
         ms: u64,
@@ -40,12 +40,22 @@ pub struct Malformed {
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = &self.line;
-        write!(f, "{line:?} is no answer of the barrier protocol (does the socket belong to it?)")
+        let Self { line } = self;
+        let why = if line.len() < ANSWER_BYTES_MAX { "" } else { "is too long, and " };
+        write!(
+            f,
+            "{line:?} {why}is no answer of the barrier protocol (does the socket belong to it?)"
+        )
     }
 }
 
 impl std::error::Error for Malformed {}
+
+impl Malformed {
+    pub(crate) fn new(line: &[u8]) -> Self {
+        Self { line: String::from_utf8_lossy(line).into() }
+    }
+}
 
 impl<'a> Answer<'a> {
     /// Reads one line; its line break may be there or not. Words after the known ones are left
@@ -54,7 +64,7 @@ impl<'a> Answer<'a> {
     /// # Errors
     /// When the line is not one of the four.
     pub fn parse(line: &'a [u8]) -> Result<Self, Malformed> {
-        Self::read(line).ok_or_else(|| Malformed { line: String::from_utf8_lossy(line).into() })
+        Self::read(line).ok_or_else(|| Malformed::new(line))
     }
 
     fn read(line: &'a [u8]) -> Option<Self> {
@@ -73,15 +83,19 @@ impl<'a> Answer<'a> {
 }
 
 /// The line for the wire, without its line break; the daemon and tests write with it. Line breaks
-/// in a text become spaces.
+/// in a text become spaces, and what would make the line longer than [`ANSWER_BYTES_MAX`] is cut.
 impl fmt::Display for Answer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let one_line = |text: &str| text.replace(['\n', '\r'], " ");
+        let with_text = |f: &mut fmt::Formatter<'_>, word: &str, text: &str| {
+            let room = ANSWER_BYTES_MAX - "\n".len() - word.len() - " ".len();
+            let fits = &text[..text.floor_char_boundary(room)];
+            write!(f, "{word} {}", fits.replace(['\n', '\r'], " "))
+        };
         match self {
             Self::Ok { epoch, transaction } => write!(f, "ok {epoch} {transaction}"),
-            Self::Degraded { reason } => write!(f, "degraded {}", one_line(reason)),
+            Self::Degraded { reason } => with_text(f, "degraded", reason),
             Self::Timeout { ms } => write!(f, "timeout {ms}"),
-            Self::Error { text } => write!(f, "error {}", one_line(text)),
+            Self::Error { text } => with_text(f, "error", text),
         }
     }
 }
@@ -108,6 +122,17 @@ mod tests {
         }
         let broken = Answer::Error { text: "two\nlines" }.to_string();
         assert_eq!(broken, "error two lines");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_to_the_longest_line() {
+        // Of two bytes each, so that the limit falls into one.
+        let text = "\u{e4}".repeat(ANSWER_BYTES_MAX);
+        for answer in [Answer::Error { text: &text }, Answer::Degraded { reason: &text }] {
+            let line = format!("{answer}\n");
+            assert!((ANSWER_BYTES_MAX - 1..=ANSWER_BYTES_MAX).contains(&line.len()), "{line}");
+            assert!(Answer::parse(line.as_bytes()).is_ok());
+        }
     }
 
     #[test]

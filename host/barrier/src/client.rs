@@ -118,7 +118,7 @@ impl Client {
         let mut filled = 0;
         while !self.buffer[..filled].ends_with(b"\n") {
             if filled == self.buffer.len() {
-                return Err(malformed(&self.buffer));
+                return Err(BarrierError::Malformed(Malformed::new(&self.buffer)));
             }
             let mut piece = [0; ANSWER_BYTES_MAX];
             let room = self.buffer.len() - filled;
@@ -161,13 +161,6 @@ impl Client {
                 Err(error) => return Err(BarrierError::Io(error)),
             }
         }
-    }
-}
-
-fn malformed(line: &[u8]) -> BarrierError {
-    match Answer::parse(line) {
-        Err(malformed) => BarrierError::Malformed(malformed),
-        Ok(_) => BarrierError::Closed,
     }
 }
 

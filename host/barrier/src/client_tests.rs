@@ -60,6 +60,14 @@ fn a_daemon_that_closes_or_babbles_is_an_error() {
     with_daemon(&["hello\n"], |client| {
         assert!(matches!(client.ask(Path::new("/a.db"), SECOND), Err(BarrierError::Malformed(_))));
     });
+    let endless: &str = Box::leak(format!("error {:x<506}", "").into());
+    assert_eq!(endless.len(), ANSWER_BYTES_MAX);
+    let answers = Box::leak(Box::new([endless]));
+    with_daemon(answers, |client| {
+        let error = client.ask(Path::new("/a.db"), SECOND).expect_err("it cannot be an answer");
+        let said = error.to_string();
+        assert!(said.starts_with("\"error xxx") && said.contains("is too long"), "{said}");
+    });
 }
 
 #[test]

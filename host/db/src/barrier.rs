@@ -3,9 +3,12 @@
 //! Promises: one line in, one line out, in order; a client that sends nonsense or stops reading
 //! costs itself only. What an answer means is the engine's business.
 
+use staffetta_barrier::{Answer, PATH_BYTES_MAX};
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Clients at one time; more wait in the listener's queue.
 pub(crate) const CLIENTS_MAX: usize = 1_024;
 /// Bytes of a request, at most: a path and its newline.
-const LINE_BYTES_MAX: usize = 4_096;
+const LINE_BYTES_MAX: usize = PATH_BYTES_MAX + 1;
 /// Requests of one client that wait at one time; more are read when these are answered.
 const WAITING_MAX: usize = 64;
 /// Bytes of answers that a client may leave unread before it is closed.
@@ -104,12 +107,12 @@ impl Barrier {
     }
 
     /// Answers a request. The answer goes out when those before it are answered.
-    pub(crate) fn answer(&mut self, id: RequestId, line: &str) {
+    pub(crate) fn answer(&mut self, id: RequestId, answer: Answer<'_>) {
         for client in &mut self.clients {
             let Some(place) = client.waiting.iter_mut().find(|(waiting, _)| *waiting == id) else {
                 continue;
             };
-            place.1 = Some(line.to_owned());
+            place.1 = Some(answer.to_string());
             client.send();
             return;
         }
@@ -141,15 +144,13 @@ impl Client {
             let line: Vec<u8> = self.read.drain(..=end).collect();
             *asked += 1;
             let id = RequestId(*asked);
-            match std::str::from_utf8(&line[..end]) {
-                Ok(path) if path.starts_with('/') => {
-                    self.waiting.push_back((id, None));
-                    requests.push(Request { id, database: PathBuf::from(path) });
-                }
-                _ => {
-                    let say = "error write the absolute path of a database and a newline";
-                    self.waiting.push_back((id, Some(say.into())));
-                }
+            let path = &line[..end];
+            if path.starts_with(b"/") && path.len() <= PATH_BYTES_MAX {
+                self.waiting.push_back((id, None));
+                requests.push(Request { id, database: OsStr::from_bytes(path).into() });
+            } else {
+                let text = "write the absolute path of a database and a newline";
+                self.waiting.push_back((id, Some(Answer::Error { text }.to_string())));
             }
         }
         if self.read.len() >= LINE_BYTES_MAX && !self.read.contains(&b'\n') {
@@ -188,6 +189,8 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
 
+    const OK: Answer<'static> = Answer::Ok { epoch: 1, transaction: 1 };
+
     fn bound() -> (tempfile::TempDir, Barrier, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("barrier.sock");
@@ -209,8 +212,8 @@ mod tests {
         let requests = asked(&mut barrier);
         let paths: Vec<_> = requests.iter().map(|r| r.database.to_str().unwrap()).collect();
         assert_eq!(paths, ["/a.db", "/b.db"]);
-        barrier.answer(requests[1].id, "ok 2 9");
-        barrier.answer(requests[0].id, "ok 2 8");
+        barrier.answer(requests[1].id, Answer::Ok { epoch: 2, transaction: 9 });
+        barrier.answer(requests[0].id, Answer::Ok { epoch: 2, transaction: 8 });
         let mut lines = BufReader::new(client).lines().map(Result::unwrap);
         assert_eq!(lines.next().unwrap(), "ok 2 8");
         assert!(lines.next().unwrap().starts_with("error write the absolute path"));
@@ -228,7 +231,7 @@ mod tests {
         let _ = flood.write_all(&[b'x'; 1 << 20]);
         let requests = asked(&mut barrier);
         assert_eq!((requests.len(), barrier.clients.len()), (1, 1));
-        barrier.answer(requests[0].id, "ok 1 1");
+        barrier.answer(requests[0].id, OK);
         let mut line = String::new();
         BufReader::new(calm).read_line(&mut line).unwrap();
         assert_eq!(line, "ok 1 1\n");
@@ -243,7 +246,7 @@ mod tests {
         assert_eq!(first.len(), WAITING_MAX);
         assert!(barrier.polled().skip(1).all(|(_, events)| events & libc::POLLIN == 0));
         for request in &first {
-            barrier.answer(request.id, "ok 1 1");
+            barrier.answer(request.id, OK);
         }
         assert_eq!(asked(&mut barrier).len(), 9);
     }
@@ -258,7 +261,7 @@ mod tests {
         asked(&mut barrier);
         // Not polled while it only waits, and gone with its answer.
         assert_eq!(barrier.polled().count(), 1);
-        barrier.answer(requests[0].id, "ok 1 1");
+        barrier.answer(requests[0].id, OK);
         asked(&mut barrier);
         assert!(barrier.clients.is_empty());
     }
@@ -271,9 +274,77 @@ mod tests {
         client.shutdown(std::net::Shutdown::Write).unwrap();
         let requests = asked(&mut barrier);
         assert_eq!(asked(&mut barrier).len(), 0);
-        barrier.answer(requests[0].id, "ok 1 1");
+        barrier.answer(requests[0].id, OK);
         let mut line = String::new();
         BufReader::new(client).read_line(&mut line).unwrap();
         assert_eq!(line, "ok 1 1\n");
+    }
+
+    #[test]
+    fn a_path_is_bytes_and_as_long_as_linux_has_them() {
+        let (_folder, mut barrier, path) = bound();
+        let longest = [b"/".as_slice(), &[0xff; PATH_BYTES_MAX - 1], b"\n"].concat();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(&longest).unwrap();
+        let requests = asked(&mut barrier);
+        assert_eq!(requests[0].database.as_os_str().as_bytes(), &longest[..PATH_BYTES_MAX]);
+        client.write_all(&[b'/'; LINE_BYTES_MAX]).unwrap();
+        assert_eq!(asked(&mut barrier).len(), 0);
+        assert!(barrier.clients.is_empty(), "a line without an end");
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_closed() {
+        let (_folder, mut barrier, path) = bound();
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.set_nonblocking(true).unwrap();
+        // Far more answers than the socket and the client's share of memory hold.
+        for _ in 0..20_000 {
+            // Its own error: what a full socket refuses is asked in the next round.
+            let _ = client.write_all(&b"?\n".repeat(WAITING_MAX));
+            asked(&mut barrier);
+            let Some(client) = barrier.clients.first() else { return };
+            assert!(client.unsent.len() <= UNREAD_BYTES_MAX);
+        }
+        panic!("it may leave {} bytes unread", barrier.clients[0].unsent.len());
+    }
+
+    #[test]
+    fn more_clients_than_there_is_room_for_wait_their_turn() {
+        more_descriptors();
+        let (_folder, mut barrier, path) = bound();
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS_MAX + 1 {
+            let mut client = UnixStream::connect(&path).unwrap();
+            client.write_all(b"/a.db\n").unwrap();
+            clients.push(client);
+            // The listener's queue is shorter than that.
+            if clients.len().is_multiple_of(100) {
+                asked(&mut barrier);
+            }
+        }
+        asked(&mut barrier);
+        assert_eq!(barrier.clients.len(), CLIENTS_MAX);
+        let listener = barrier.listener.as_raw_fd();
+        assert!(barrier.polled().all(|(fd, _)| fd != listener), "it would be woken for nothing");
+        let first = barrier.clients[0].waiting[0].0;
+        barrier.answer(first, OK);
+        drop(clients.remove(0));
+        // The end is seen in one turn, the place is free in the next.
+        asked(&mut barrier);
+        assert!(barrier.polled().any(|(fd, _)| fd == listener));
+        assert_eq!(asked(&mut barrier).len(), 1, "who came last is heard");
+    }
+
+    /// For both ends of every client.
+    fn more_descriptors() {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the structure outlives both calls.
+        let raised = unsafe {
+            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+        };
+        assert!(raised == 0 && limit.rlim_max > 2 * CLIENTS_MAX as u64 + 100);
     }
 }

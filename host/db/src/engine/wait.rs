@@ -8,6 +8,8 @@
 use super::{Engine, Role, Side, Waiting};
 use crate::barrier::Request;
 use crate::status::Notice;
+use crate::wire::Position;
+use staffetta_barrier::Answer;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -48,11 +50,12 @@ impl Engine {
 
     fn asked(&mut self, request: Request, now: Instant) {
         let Role::Leading(_) = self.role else {
-            return self.answer(request.id, "error this node is not primary");
+            return self.answer(request.id, not_led(self.role));
         };
         let Some(path) = self.path_of(&request.database) else {
-            let say = format!("error {} is not replicated", request.database.display());
-            return self.answer(request.id, &say);
+            // The path behind the words: it may be longer than an answer.
+            let text = format!("not replicated: {}", request.database.display());
+            return self.answer(request.id, Answer::Error { text: &text });
         };
         let Some(database) = self.databases.get_mut(&path) else { return };
         database.look_at = now;
@@ -75,11 +78,11 @@ impl Engine {
         let mut late = None;
         for waiting in &mut self.waiting {
             let Some(database) = self.databases.get_mut(&waiting.database) else {
-                answers.push((waiting.id, "error the database is gone".to_owned()));
+                answers.push((waiting.id, Answer::Error { text: "the database is gone" }));
                 continue;
             };
             let Side::Lead(lead) = &mut database.side else {
-                answers.push((waiting.id, not_led(self.role).to_owned()));
+                answers.push((waiting.id, not_led(self.role)));
                 continue;
             };
             if waiting.target.is_none() {
@@ -104,15 +107,15 @@ impl Engine {
                 (None, _) | (_, None) => false,
             };
             if reached {
-                let have = have.expect("just reached");
-                answers.push((waiting.id, format!("ok {} {}", have.epoch, have.txid)));
+                let Position { epoch, txid: transaction } = have.expect("just reached");
+                answers.push((waiting.id, Answer::Ok { epoch, transaction }));
             } else if let Some(timeout) = pattern.sync {
                 match self.sync {
                     // Where nobody could be told, this database may have to wait for ever.
                     Sync::Without(false) if pattern.block_alone => {}
                     Sync::Without(told) => {
-                        let why = if told { "the standby is away" } else { "nobody to tell" };
-                        answers.push((waiting.id, format!("degraded {why}")));
+                        let reason = if told { "the standby is away" } else { "nobody to tell" };
+                        answers.push((waiting.id, Answer::Degraded { reason }));
                         self.without += 1;
                     }
                     Sync::Fresh | Sync::Whole | Sync::Healing if waited >= timeout => {
@@ -127,11 +130,12 @@ impl Engine {
                     Sync::Fresh | Sync::Whole | Sync::Healing | Sync::Telling(_) => {}
                 }
             } else if waited >= ASYNC_TIMEOUT {
-                answers.push((waiting.id, format!("timeout {}", waited.as_millis())));
+                let ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+                answers.push((waiting.id, Answer::Timeout { ms }));
             }
         }
-        for (id, line) in &answers {
-            self.answer(*id, line);
+        for (id, answer) in &answers {
+            self.answer(*id, *answer);
         }
         self.waiting.retain(|waiting| !answers.iter().any(|(id, _)| *id == waiting.id));
         if let Some(database) = late {
@@ -140,9 +144,9 @@ impl Engine {
         }
     }
 
-    fn answer(&mut self, id: crate::barrier::RequestId, line: &str) {
+    fn answer(&mut self, id: crate::barrier::RequestId, answer: Answer<'_>) {
         if let Some(barrier) = &mut self.barrier {
-            barrier.answer(id, line);
+            barrier.answer(id, answer);
         }
     }
 
@@ -204,9 +208,10 @@ impl Engine {
     }
 }
 
-fn not_led(role: Role) -> &'static str {
-    match role {
-        Role::Leading(_) => "error the database cannot be followed at the moment",
-        Role::Following => "error this node is not primary",
-    }
+fn not_led(role: Role) -> Answer<'static> {
+    let text = match role {
+        Role::Leading(_) => "the database cannot be followed at the moment",
+        Role::Following => "this node is not primary",
+    };
+    Answer::Error { text }
 }
