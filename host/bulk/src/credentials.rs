@@ -130,7 +130,7 @@ fn check_name(name: &str) -> Result<String, BulkError> {
     }
 }
 
-/// AES-128 first: X25519 and Ed25519 are no stronger, and it takes a fifth less time than AES-256.
+/// AES-128 first: X25519 and Ed25519 are no stronger, and it takes 10 rounds instead of 14.
 fn suites() -> Arc<CryptoProvider> {
     let mut suites = provider::default_provider();
     suites

@@ -15,11 +15,15 @@ fn meet(client: &Credentials, server: &Credentials) -> Result<(), String> {
 }
 
 fn shake(mut client: rustls::Connection, mut server: rustls::Connection) -> Result<(), String> {
+    talk(&mut client, &mut server)
+}
+
+fn talk(client: &mut rustls::Connection, server: &mut rustls::Connection) -> Result<(), String> {
     let mut errors = Vec::new();
     for _ in 0..8 {
         for turn in 0..2 {
             let (from, to) =
-                if turn == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+                if turn == 0 { (&mut *client, &mut *server) } else { (&mut *server, &mut *client) };
             let mut bytes = Vec::new();
             while from.wants_write() {
                 from.write_tls(&mut bytes).expect("a vector takes all");
@@ -44,6 +48,36 @@ fn shake(mut client: rustls::Connection, mut server: rustls::Connection) -> Resu
         return Ok(());
     }
     Err(errors.join("; "))
+}
+
+/// Each stream proves anew who speaks, whatever the other end would agree to.
+#[test]
+fn no_session_is_resumed() {
+    let (a, b) = (credentials("a", "b"), credentials("b", "a"));
+    let mut keeping = ClientConfig::clone(&a.0.client);
+    keeping.resumption = Resumption::in_memory_sessions(9);
+    let mut giving = ServerConfig::clone(&b.0.server);
+    giving.send_tls13_tickets = 2;
+    giving.session_storage = rustls::server::ServerSessionMemoryCache::new(9);
+    let (keeping, giving) = (Arc::new(keeping), Arc::new(giving));
+    // What two that would resume do: else the rest says nothing.
+    let kinds = |client: &Arc<ClientConfig>, server: &Arc<ServerConfig>| {
+        [0, 1].map(|_| {
+            let client = rustls::ClientConnection::new(Arc::clone(client), a.0.name.clone());
+            let mut client = client.expect("a client").into();
+            let server = rustls::ServerConnection::new(Arc::clone(server));
+            let mut server = server.expect("a server").into();
+            talk(&mut client, &mut server).expect("the pair finds together");
+            assert_eq!(client.handshake_kind(), server.handshake_kind());
+            let rustls::Connection::Client(client) = client else { panic!("made as a client") };
+            (client.handshake_kind().expect("it is over"), client.tls13_tickets_received())
+        })
+    };
+    let (full, resumed) = (rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed);
+    assert_eq!(kinds(&keeping, &giving), [(full, 2), (resumed, 2)]);
+    assert_eq!(kinds(&keeping, &b.0.server), [(full, 0); 2]);
+    assert_eq!(kinds(&a.0.client, &giving), [(full, 2); 2]);
+    assert_eq!(b.0.server.send_tls13_tickets, 0);
 }
 
 fn refused(result: Result<(), String>, part: &str) {
