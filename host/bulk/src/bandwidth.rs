@@ -4,7 +4,6 @@
 //! acknowledgement does not wait behind a file; what they borrow the large ones pay back.
 
 use std::num::NonZeroU64;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ const RECORD_BYTES: f64 = (16 * 1024 + 22) as f64;
 const BURST_S: f64 = 0.05;
 /// Shortest wait: below what `poll` can tell.
 const WAIT_S_MIN: f64 = 0.0005;
-/// Longest wait before the bucket is asked again: the cap may have been lifted meanwhile.
+/// Longest wait before the bucket is asked again: another stream may have given something back.
 const HOLD_MS_MAX: u64 = 200;
 
 /// A cap on what this node sends, shared by its streams. Cheap to clone; a clone is the same cap.
@@ -25,8 +24,8 @@ pub struct Bandwidth(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Bytes a second; 0: no cap.
-    rate: AtomicU64,
+    /// Bytes a second; none: no cap.
+    rate: Option<NonZeroU64>,
     bucket: Mutex<Bucket>,
 }
 
@@ -53,25 +52,12 @@ impl Bandwidth {
     /// A cap in bytes a second; `None`: none.
     #[must_use]
     pub fn new(bytes_per_s: Option<NonZeroU64>) -> Self {
-        let bandwidth = Self::default();
-        bandwidth.set(bytes_per_s);
-        bandwidth
-    }
-
-    /// Changes the cap. Streams that are held back notice within 200 ms.
-    pub fn set(&self, bytes_per_s: Option<NonZeroU64>) {
-        self.0.rate.store(bytes_per_s.map_or(0, NonZeroU64::get), Ordering::Relaxed);
-    }
-
-    /// The cap in force, bytes a second.
-    #[must_use]
-    pub fn get(&self) -> Option<NonZeroU64> {
-        NonZeroU64::new(self.0.rate.load(Ordering::Relaxed))
+        Self(Arc::new(Shared { rate: bytes_per_s, bucket: Mutex::default() }))
     }
 
     /// Asks for `wanted` bytes (at least one); `small` ones may borrow.
     pub(crate) fn take(&self, wanted: usize, small: bool, now: Instant) -> Grant {
-        let Some(rate) = self.get() else { return Grant::Free };
+        let Some(rate) = self.0.rate else { return Grant::Free };
         let rate = rate.get() as f64;
         let burst = (rate * BURST_S).max(RECORD_BYTES);
         let mut bucket = self.0.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,11 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn the_cap_changes_at_run_time() {
+    fn a_clone_is_the_same_cap() {
         let (bandwidth, now) = (capped(1_000), Instant::now());
-        while let Grant::Bytes(_) = bandwidth.take(1 << 20, false, now) {}
-        bandwidth.clone().set(None);
-        assert_eq!(bandwidth.take(1 << 20, false, now), Grant::Free);
-        assert_eq!(bandwidth.get(), None);
+        while let Grant::Bytes(_) = bandwidth.clone().take(1 << 20, false, now) {}
+        assert!(matches!(bandwidth.take(1 << 20, false, now), Grant::At(_)));
+        assert_eq!(Bandwidth::new(None).take(1 << 20, false, now), Grant::Free);
     }
 }

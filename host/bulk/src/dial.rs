@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::hello::{Hello, Purpose, VERSIONS, Versions};
-use crate::socket::{self, Route, Signal};
+use crate::signal::Signal;
+use crate::socket::{self, Route};
 use crate::stream::{Agreement, Stream};
 use crate::{
     BACKOFF_MS_MAX, BACKOFF_MS_MIN, Bandwidth, BulkError, Credentials, HANDSHAKE_MS_MAX, Wake,
@@ -29,7 +30,7 @@ pub fn dial(
     payload: &[u8],
 ) -> Result<Stream, BulkError> {
     let caller = Caller { credentials, bandwidth, purpose: purpose.number(), versions: VERSIONS };
-    caller.dial(routes, payload, &Signal::new()?)
+    caller.dial(routes, payload, &Signal::make()?)
 }
 
 /// What a hello is made of; tests say what this software never would.
@@ -97,12 +98,9 @@ impl Caller<'_> {
             return Err(BulkError::Refused { peer: peer.to_owned(), reason: reason.clone() });
         }
         match answer.purpose() {
-            Some(purpose) if answer.purpose == self.purpose => Ok(Agreement {
-                purpose,
-                version,
-                software: answer.software.clone(),
-                payload: answer.payload.clone(),
-            }),
+            Some(purpose) if answer.purpose == self.purpose => {
+                Ok(Agreement { purpose, version, payload: answer.payload.clone() })
+            }
             _ => Err(BulkError::Hello {
                 detail: format!("purpose {} was asked, not {}", self.purpose, answer.purpose),
             }),
@@ -153,7 +151,7 @@ struct Held(Arc<Shared>);
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.is_held.store(false, Ordering::Release);
-        self.0.signal.raise();
+        self.0.signal.wake();
     }
 }
 
@@ -165,7 +163,7 @@ impl Dialer {
     /// No descriptor, or no thread.
     pub fn start(config: DialerConfig) -> Result<Self, BulkError> {
         let shared = Arc::new(Shared {
-            signal: Signal::new()?,
+            signal: Signal::make()?,
             is_stopped: AtomicBool::new(false),
             is_paused: AtomicBool::new(true),
             is_held: AtomicBool::new(false),
@@ -183,7 +181,7 @@ impl Dialer {
     pub fn resume(&self) {
         // Only a change wakes the thread: an attempt under way would be given up.
         if self.shared.is_paused.swap(false, Ordering::AcqRel) {
-            self.shared.signal.raise();
+            self.shared.signal.wake();
         }
     }
 
@@ -191,7 +189,7 @@ impl Dialer {
     /// owner's to drop; one that waits in the channel may still come out of it.
     pub fn pause(&self) {
         if !self.shared.is_paused.swap(true, Ordering::AcqRel) {
-            self.shared.signal.raise();
+            self.shared.signal.wake();
         }
     }
 
@@ -211,7 +209,7 @@ impl Dialer {
 impl Drop for Dialer {
     fn drop(&mut self) {
         self.shared.is_stopped.store(true, Ordering::Release);
-        self.shared.signal.raise();
+        self.shared.signal.wake();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so itself.
             let _ = thread.join();
@@ -225,7 +223,7 @@ fn run(config: &DialerConfig, shared: &Arc<Shared>) {
     // When the next attempt may begin.
     let mut next = Instant::now();
     loop {
-        shared.signal.clear();
+        shared.signal.drain();
         if shared.is_stopped.load(Ordering::Acquire) {
             return;
         }

@@ -27,6 +27,7 @@ mod dial;
 mod error;
 mod hello;
 mod listen;
+mod signal;
 mod socket;
 mod stream;
 
@@ -36,6 +37,7 @@ pub use dial::{Dialer, DialerConfig, dial};
 pub use error::BulkError;
 pub use hello::{Purpose, VERSIONS, Versions};
 pub use listen::{Answer, Listener, ListenerConfig, Reception};
+pub use signal::Signal;
 pub use stream::Stream;
 
 /// Wakes the loop that takes streams out of a channel; called from threads of this crate.

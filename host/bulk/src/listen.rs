@@ -11,14 +11,14 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::hello::{Hello, Purpose, VERSIONS, Versions};
-use crate::socket::{self, Signal};
+use crate::signal::Signal;
+use crate::socket;
 use crate::stream::{Agreement, Stream};
 use crate::{
     Bandwidth, BulkError, Credentials, HANDSHAKE_MS_MAX, HANDSHAKES_MAX, STREAMS_MAX, Wake,
@@ -65,14 +65,8 @@ pub struct ListenerConfig {
 #[derive(Debug)]
 pub struct Listener {
     addresses: Vec<SocketAddr>,
-    stop: Arc<Stop>,
+    stop: Arc<Signal>,
     thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Stop {
-    signal: Signal,
-    is_raised: AtomicBool,
 }
 
 impl Listener {
@@ -95,8 +89,7 @@ impl Listener {
         let resource =
             |what, error: std::io::Error| BulkError::Resource { what, detail: error.to_string() };
         let addresses = bound.map_err(|error| resource("a listening socket", error))?;
-        let stop = Stop { signal: Signal::new()?, is_raised: AtomicBool::new(false) };
-        let stop = Arc::new(stop);
+        let stop = Arc::new(Signal::make()?);
         let hall = Hall {
             config,
             versions,
@@ -122,8 +115,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.stop.is_raised.store(true, Ordering::Release);
-        self.stop.signal.raise();
+        self.stop.wake();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so itself.
             let _ = thread.join();
@@ -156,7 +148,8 @@ struct Hall {
     config: ListenerConfig,
     versions: Versions,
     sockets: Vec<TcpListener>,
-    stop: Arc<Stop>,
+    /// Raised once, and stays so.
+    stop: Arc<Signal>,
     guests: Vec<Guest>,
     /// Alive as long as the streams that were handed over.
     streams: Vec<Weak<()>>,
@@ -168,10 +161,7 @@ struct Hall {
 impl Hall {
     fn run(mut self) {
         loop {
-            let ready = self.wait();
-            if self.stop.is_raised.load(Ordering::Acquire) {
-                return;
-            }
+            let Some(ready) = self.wait() else { return };
             let now = Instant::now();
             self.serve(now);
             if self.pause.is_none_or(|until| until <= now) {
@@ -183,12 +173,12 @@ impl Hall {
         }
     }
 
-    /// Waits for anything; says which sockets have connections.
-    fn wait(&self) -> Vec<usize> {
+    /// Waits for anything; says which sockets have connections. None: the end.
+    fn wait(&self) -> Option<Vec<usize>> {
         let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
         let ends = self.guests.iter().map(|guest| guest.since + limit);
         let deadline = ends.chain(self.pause).min();
-        let mut fds = vec![self.stop.signal.entry()];
+        let mut fds = vec![self.stop.entry()];
         let listening = if self.pause.is_some() { &[][..] } else { &self.sockets[..] };
         fds.extend(listening.iter().map(|s| socket::entry(s.as_raw_fd(), libc::POLLIN)));
         fds.extend(self.guests.iter().map(|guest| {
@@ -198,7 +188,8 @@ impl Hall {
             socket::entry(guest.stream.fd(), reads | writes)
         }));
         socket::poll(&mut fds, deadline);
-        (0..listening.len()).filter(|at| fds[1 + at].revents != 0).collect()
+        let is_ready = |at: &usize| fds[1 + at].revents != 0;
+        (fds[0].revents == 0).then(|| (0..listening.len()).filter(is_ready).collect())
     }
 
     fn serve(&mut self, now: Instant) {
@@ -262,8 +253,7 @@ impl Hall {
         }
         let payload = (self.config.receptions[at].answer)(&hello.payload)?;
         let answer = Hello::new(self.versions, hello.purpose, payload).map_err(text)?;
-        let (software, payload) = (hello.software, hello.payload);
-        Ok((answer, at, Agreement { purpose, version, software, payload }))
+        Ok((answer, at, Agreement { purpose, version, payload: hello.payload }))
     }
 
     /// The answer is with the kernel.

@@ -1,18 +1,17 @@
-//! Sockets of the channel, and how its threads wait: `poll(2)` and an eventfd.
+//! Sockets of the channel, and how its threads wait for them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 
+use crate::signal::Signal;
 use crate::{BulkError, CONNECT_MS_MAX, KEEPALIVE_S, SILENCE_MS_MAX};
 
 /// Connections that the kernel completes before the thread takes them.
 const BACKLOG: i32 = 64;
-/// Unanswered questions of the kernel after which an idle peer is dead.
-const KEEPALIVE_RETRIES: u32 = 3;
 
 /// A local address (port 0: any) and the peer's.
 pub(crate) type Route = (SocketAddr, SocketAddr);
@@ -65,14 +64,15 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Frames leave at once, and a dead peer is noticed in seconds.
+/// Frames leave at once, and a dead peer is noticed in seconds: on an idle stream too, where the
+/// kernel's questions go unanswered for the user timeout, which stands for their number (tcp(7)).
 pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
     let seconds = Duration::from_secs(KEEPALIVE_S);
     let keepalive = TcpKeepalive::new().with_time(seconds).with_interval(seconds);
-    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_RETRIES))?;
+    socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(Duration::from_millis(SILENCE_MS_MAX)))
 }
 
@@ -93,68 +93,4 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], deadline: Option<Instant>) {
 /// One entry of [`poll`].
 pub(crate) fn entry(fd: RawFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }
-}
-
-/// What wakes a thread of this crate (`eventfd(2)`).
-#[derive(Debug)]
-pub(crate) struct Signal(OwnedFd);
-
-impl Signal {
-    pub(crate) fn new() -> Result<Self, BulkError> {
-        // SAFETY: plain call; the result is checked before it is owned.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
-        if fd < 0 {
-            let detail = io::Error::last_os_error().to_string();
-            return Err(BulkError::Resource { what: "an eventfd", detail });
-        }
-        // SAFETY: a fresh descriptor that nobody else owns.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    pub(crate) fn raise(&self) {
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: eight bytes of `one` are read. A full counter is raised already.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-    }
-
-    pub(crate) fn clear(&self) {
-        let mut count = [0_u8; 8];
-        // SAFETY: at most eight bytes are written into `count`; an empty counter is no matter.
-        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-    }
-
-    pub(crate) fn entry(&self) -> libc::pollfd {
-        entry(self.0.as_raw_fd(), libc::POLLIN)
-    }
-
-    /// Waits for a descriptor; false at the deadline.
-    ///
-    /// # Errors
-    ///
-    /// [`BulkError::Stopped`] when the signal is raised; it stays so.
-    pub(crate) fn wait(
-        &self,
-        fd: RawFd,
-        events: i16,
-        deadline: Instant,
-    ) -> Result<bool, BulkError> {
-        loop {
-            let mut fds = [self.entry(), entry(fd, events)];
-            poll(&mut fds, Some(deadline));
-            if fds[0].revents != 0 {
-                return Err(BulkError::Stopped);
-            }
-            if fds[1].revents != 0 {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Waits until it is raised, or until the deadline.
-    pub(crate) fn sleep(&self, deadline: Option<Instant>) {
-        poll(&mut [self.entry()], deadline);
-    }
 }

@@ -46,7 +46,6 @@ thread_local! {
 pub(crate) struct Agreement {
     pub(crate) purpose: Purpose,
     pub(crate) version: u16,
-    pub(crate) software: String,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -167,12 +166,6 @@ impl Stream {
     #[must_use]
     pub fn version(&self) -> u16 {
         self.agreement().version
-    }
-
-    /// The version of Staffetta at the other end.
-    #[must_use]
-    pub fn software(&self) -> &str {
-        &self.agreement().software
     }
 
     /// What the purpose's other end said in its hello.

@@ -24,9 +24,9 @@ use crate::ledger::Ledger;
 use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
 use crate::wire::{Entry, Position};
 use crate::worker::{Ticket, Worker};
-use staffetta_bulk::{Stream, Wake};
+use staffetta_bulk::{Signal, Stream, Wake};
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -202,7 +202,8 @@ pub fn start(
         let what = what.to_owned();
         move |source| StartError { what, source }
     };
-    let (wake, woken) = waker().map_err(failed("a descriptor to be woken by"))?;
+    let woken = Arc::new(Signal::new().map_err(failed("a descriptor to be woken by"))?);
+    let wake = waker(&woken);
     let (commands, todo) = mpsc::channel();
     let (streams, arriving) = mpsc::channel();
     let board: Board = Arc::default();
@@ -264,21 +265,9 @@ pub fn start(
     Ok(Handle { commands, streams, wake, board, leading, looked })
 }
 
-fn waker() -> std::io::Result<(Wake, OwnedFd)> {
-    // SAFETY: eventfd only makes a descriptor.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: just made, and nobody else has it.
-    let woken = unsafe { OwnedFd::from_raw_fd(fd) };
-    let writer = woken.try_clone()?;
-    let wake = move || {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: the descriptor is open as long as the closure lives. A full counter wakes too.
-        unsafe { libc::write(writer.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-    };
-    Ok((Arc::new(wake), woken))
+fn waker(woken: &Arc<Signal>) -> Wake {
+    let woken = Arc::clone(woken);
+    Arc::new(move || woken.wake())
 }
 
 /// When a database that was written at some time must be looked at for what it means.
@@ -389,7 +378,7 @@ struct Engine {
     frame: Vec<u8>,
     arriving: Receiver<Stream>,
     todo: Receiver<Command>,
-    woken: OwnedFd,
+    woken: Arc<Signal>,
     watch: notice::Watch,
     scans: Worker,
     checkpoints: Worker,
@@ -478,7 +467,7 @@ impl Engine {
             polled.push(libc::pollfd { fd, events, revents: 0 });
         };
         let mut until = self.next_due();
-        add(self.woken.as_raw_fd(), libc::POLLIN);
+        add(self.woken.fd(), libc::POLLIN);
         add(self.watch.fd(), libc::POLLIN);
         if let Some(stream) = &self.stream {
             let held = stream.ready_at();
@@ -500,11 +489,7 @@ impl Engine {
         // SAFETY: the array and the time live for the call; no signal mask is changed.
         unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
         if polled[0].revents != 0 {
-            let mut counter = [0u8; 8];
-            // SAFETY: reads at most eight bytes into eight bytes.
-            unsafe {
-                libc::read(self.woken.as_raw_fd(), counter.as_mut_ptr().cast(), counter.len());
-            }
+            self.woken.drain();
         }
         if polled[1].revents != 0 {
             self.noticed();
