@@ -19,7 +19,6 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Scan {
     snapshot: Snapshot,
-    path: PathBuf,
     change: u32,
 }
 
@@ -108,7 +107,7 @@ impl Scan {
                 // What was moved before the snapshot began is in the file; what is moved after it
                 // is no newer than the snapshot.
                 snapshot.fix(&index, before.backfilled.min(index.frames))?;
-                return Ok(Scan { snapshot, path, change: index.change });
+                return Ok(Scan { snapshot, change: index.change });
             }
             snapshot.end()?;
             let waited = begun.elapsed();
@@ -121,7 +120,7 @@ impl Scan {
     /// The database's path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.snapshot.path()
     }
 
     /// The pages.
@@ -134,25 +133,36 @@ impl Scan {
     ///
     /// # Errors
     /// When a page cannot be read, [`ScanError::Ended`], and [`ScanError::Memory`].
-    pub fn table(&self, mut go_on: impl FnMut() -> bool) -> Result<Scanned, ScanError> {
-        let pages = self.snapshot.pages_total();
-        let mut table = Table::new(self.snapshot.page_bytes());
-        if table.reserve(pages).is_err() {
-            return Err(ScanError::Memory { path: self.path.clone(), pages });
-        }
-        let mut ended = false;
-        self.snapshot.for_each(1..pages.saturating_add(1), |number, bytes| {
-            if !go_on() {
-                ended = true;
-                return ControlFlow::Break(());
-            }
-            table.set(number, page_hash(number, bytes));
-            ControlFlow::Continue(())
-        })?;
-        if ended {
-            return Err(ScanError::Ended { path: self.path.clone() });
-        }
-        table.resize(pages);
-        Ok(Scanned { table, change: self.change })
+    pub fn table(&self, go_on: impl FnMut() -> bool) -> Result<Scanned, ScanError> {
+        Ok(Scanned { table: table_of(&self.snapshot, go_on)?, change: self.change })
     }
+}
+
+/// Hashes all pages of a snapshot, as long as `go_on` says so: it is asked before each page.
+///
+/// # Errors
+/// As [`Scan::table`].
+pub(crate) fn table_of(
+    snapshot: &Snapshot,
+    mut go_on: impl FnMut() -> bool,
+) -> Result<Table, ScanError> {
+    let pages = snapshot.pages_total();
+    let mut table = Table::new(snapshot.page_bytes());
+    if table.reserve(pages).is_err() {
+        return Err(ScanError::Memory { path: snapshot.path().to_owned(), pages });
+    }
+    let mut ended = false;
+    snapshot.for_each(1..pages.saturating_add(1), |number, bytes| {
+        if !go_on() {
+            ended = true;
+            return ControlFlow::Break(());
+        }
+        table.set(number, page_hash(number, bytes));
+        ControlFlow::Continue(())
+    })?;
+    if ended {
+        return Err(ScanError::Ended { path: snapshot.path().to_owned() });
+    }
+    table.resize(pages);
+    Ok(table)
 }

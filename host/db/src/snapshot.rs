@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,6 +119,11 @@ impl Snapshot {
     #[must_use]
     pub fn pages_total(&self) -> u32 {
         self.pages_total
+    }
+
+    /// The database's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Bytes of a page.

@@ -3,7 +3,7 @@
 use crate::apply::{ApplyError, Checkpoint};
 use crate::archive::{self, ArchiveError, ArchiveLabel, Archived};
 use crate::hash::page_hash;
-use crate::scan::{Scan, ScanError, Scanned};
+use crate::scan::{Scan, ScanError, Scanned, table_of};
 use crate::snapshot::Snapshot;
 use crate::table::Table;
 use crate::trail::CaptureError;
@@ -35,7 +35,7 @@ pub(crate) enum Task {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Table(Result<Table, CaptureError>),
+    Table(Result<Table, ScanError>),
     Scan(Result<Scanned, ScanError>),
     /// Pages that are not what they should be.
     Scrub(Result<Vec<u32>, String>),
@@ -95,7 +95,7 @@ impl Drop for Worker {
 
 fn perform(task: Task, go_on: &dyn Fn() -> bool) -> Done {
     match task {
-        Task::Table(snapshot) => Done::Table(table(&snapshot, go_on)),
+        Task::Table(snapshot) => Done::Table(table_of(&snapshot, go_on)),
         Task::Scan(scan) => Done::Scan(scan.table(go_on)),
         Task::Scrub(snapshot, expected, changed) => {
             let found = differing(&snapshot, &expected, go_on).map_err(|error| error.to_string());
@@ -114,16 +114,6 @@ fn perform(task: Task, go_on: &dyn Fn() -> bool) -> Done {
         }
         Task::Checkpoint(checkpoint) => Done::Checkpoint(checkpoint.run()),
     }
-}
-
-fn table(snapshot: &Snapshot, go_on: &dyn Fn() -> bool) -> Result<Table, CaptureError> {
-    let mut table = Table::new(snapshot.page_bytes());
-    snapshot.for_each(1..snapshot.pages_total().saturating_add(1), |number, image| {
-        table.set(number, page_hash(number, image));
-        if go_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    table.resize(snapshot.pages_total());
-    Ok(table)
 }
 
 /// Pages that are not what the table says. One table in memory, not two.
