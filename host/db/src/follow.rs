@@ -437,7 +437,7 @@ impl Follower {
         Ok(())
     }
 
-    fn lose(&mut self, lost: LostTrail, changes: &mut Changes) -> Drained {
+    pub(crate) fn lose(&mut self, lost: LostTrail, changes: &mut Changes) -> Drained {
         if self.lost.is_none() {
             self.counters.lost += 1;
         }
@@ -445,11 +445,6 @@ impl Follower {
         self.open = Open::default();
         changes.clear();
         Drained::Lost(lost)
-    }
-
-    /// Says from outside the WAL that the trail is lost.
-    pub(crate) fn lose_for(&mut self, lost: LostTrail, changes: &mut Changes) -> Drained {
-        self.lose(lost, changes)
     }
 
     fn wait(&self, until: Instant, wait: Duration) -> Result<(), CaptureError> {

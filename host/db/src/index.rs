@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 
 /// A mark that names no frame.
 pub(crate) const MARK_NOT_USED: u32 = 0xffff_ffff;
-/// Two copies of the header, the checkpoint information with its five marks.
-const BYTES: usize = 136;
+/// Two copies of the header, and how far the checkpoints are.
+const BYTES: usize = 100;
 const COPY_BYTES: usize = 48;
 const MARKS_AT: u64 = 100;
 
@@ -38,8 +38,6 @@ pub(crate) struct Seen {
     pub index: Option<Index>,
     /// Frames that are in the database file already.
     pub backfilled: u32,
-    /// Up to which frame the readers of each mark may look.
-    pub marks: [u32; 5],
 }
 
 /// Reads the header once.
@@ -48,19 +46,15 @@ pub(crate) struct Seen {
 /// What pread(2) answers. A file that is too short is one that nobody made yet.
 pub(crate) fn read(shm: &File) -> io::Result<Seen> {
     let mut bytes = [0; BYTES];
-    let empty = Seen { index: None, backfilled: 0, marks: [MARK_NOT_USED; 5] };
+    let empty = Seen { index: None, backfilled: 0 };
     match shm.read_exact_at(&mut bytes, 0) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(empty),
         Err(error) => return Err(error),
     }
     let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let mut marks = [0; 5];
-    for (mark, at) in marks.iter_mut().zip((MARKS_AT as usize..).step_by(4)) {
-        *mark = word(at);
-    }
     let index = parse(&bytes[..COPY_BYTES], &bytes[COPY_BYTES..2 * COPY_BYTES]);
-    Ok(Seen { index, backfilled: word(96), marks })
+    Ok(Seen { index, backfilled: word(96) })
 }
 
 fn parse(first: &[u8], second: &[u8]) -> Option<Index> {

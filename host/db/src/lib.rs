@@ -24,7 +24,6 @@ mod frames;
 mod hash;
 mod hold;
 mod index;
-mod kept;
 mod lead;
 mod ledger;
 mod lock;
@@ -56,7 +55,6 @@ pub use follow::Follower;
 #[doc(hidden)]
 pub use follow::Guard;
 pub use hash::{is_page_size, page_hash};
-pub use kept::{KeepError, KeptTable, keep_table, kept_table};
 pub use ledger::{Kinship, LedgerError};
 pub use rows::{Difference, Differences, RowsError, Sample, TableDifference, difference};
 pub use scan::{Scan, ScanError, Scanned};

@@ -79,7 +79,7 @@ impl Follower {
         if now >= self.pace.files_after {
             self.pace.files_after = now + FILES_INTERVAL;
             if self.attached.replaced() || self.attached.log_replaced() {
-                return Ok(self.lose_for(LostTrail::Replaced, changes));
+                return Ok(self.lose(LostTrail::Replaced, changes));
             }
         }
         let drained = self.drain(changes, DRAIN_BYTES_MAX / self.attached.page_bytes())?;

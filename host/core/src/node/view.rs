@@ -46,8 +46,6 @@ pub struct View {
     pub fenced: bool,
     /// This node lacks changes that were acknowledged: it does not take over by itself.
     pub stale: bool,
-    /// Commits are acknowledged without the peer.
-    pub degraded: bool,
     /// Alarms that are up.
     pub alarms: Vec<Alarm>,
     /// Longest stall of this life.
@@ -136,7 +134,6 @@ impl Node {
             formed: self.want.formed,
             fenced: matches!(self.state, State::Fenced(_)),
             stale: self.stale(),
-            degraded: self.sync.is_degraded(),
             alarms: self.alarms.clone(),
             stall_max: self.stall_max,
             vip: self.vip(),
