@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use crate::attach::Attached;
 use crate::fence::Fence;
-use crate::hash::{HEADER_BYTES, page_hash};
+use crate::hash::{HEADER_BYTES, page_hash, said_page_bytes};
 use crate::index::{self, Seen};
 use crate::scan::{Scan, Scanned};
 use crate::snapshot::lock_page;
@@ -42,7 +42,7 @@ const FENCE_WAIT: Duration = Duration::from_secs(10);
 /// costs a new scan.
 const UNDO_PAGES_MAX: usize = 65_536;
 /// Pages that a transaction may add without shipping them: SQLite writes every page that it adds.
-const GAP_PAGES_MAX: usize = 1_024;
+pub(crate) const GAP_PAGES_MAX: u32 = 1_024;
 /// Attempts to read the header of the WAL-index, which nobody but this process writes meanwhile.
 const INDEX_READS_MAX: u32 = 100;
 
@@ -251,7 +251,8 @@ impl Replica {
         }
         if number == 1 {
             let found = said_page_bytes(bytes);
-            if found != expected as usize {
+            if found != expected {
+                let found = found as usize;
                 return Err(ApplyError::PageSize { path: self.path(), expected, found });
             }
             self.first.clear();
@@ -340,15 +341,15 @@ impl Replica {
     /// Pages that the transaction adds without shipping them are zeros, here as on the primary.
     fn fill_gaps(&mut self, transaction: Transaction) -> Result<(), ApplyError> {
         let table = self.table.as_mut().expect("begin needs a table");
-        let added = transaction.pages_total.saturating_sub(table.pages()) as usize;
+        let added = transaction.pages_total.saturating_sub(table.pages());
         if added > GAP_PAGES_MAX {
-            return Err(ApplyError::Gaps { path: self.path(), missing: added });
+            return Err(ApplyError::Gaps { path: self.path(), missing: added as usize });
         }
         let last = table.pages();
         let mut gaps = table.gaps();
         gaps.extend(last + 1..=transaction.pages_total);
         gaps.retain(|page| *page != lock_page(self.attached.page_bytes()));
-        if gaps.len() > GAP_PAGES_MAX {
+        if gaps.len() > GAP_PAGES_MAX as usize {
             return Err(ApplyError::Gaps { path: self.path(), missing: gaps.len() });
         }
         let zeros = vec![0; if gaps.is_empty() { 0 } else { self.page_len() }];
@@ -494,14 +495,6 @@ fn with_cut(
 
 fn wal_bytes(attached: &Attached) -> u64 {
     attached.wal().metadata().map_or(0, |metadata| metadata.len())
-}
-
-/// Bytes of a page as page 1 names them; 1 stands for 65536.
-fn said_page_bytes(first: &[u8]) -> usize {
-    match u16::from_be_bytes([first[16], first[17]]) {
-        1 => 65536,
-        bytes => usize::from(bytes),
-    }
 }
 
 /// Whether page 1 says that free pages are given back at each commit: there is a largest root page,

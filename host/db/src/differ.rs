@@ -6,7 +6,7 @@
 
 use crate::attach::{AttachedAsIs, Files, connect};
 use crate::changes::Changes;
-use crate::hash::page_hash;
+use crate::hash::{page_hash, said_page_bytes};
 use crate::pages::Image;
 use crate::snapshot::Snapshot;
 use crate::table::Table;
@@ -57,7 +57,7 @@ enum Scan {
     Idle(Box<Reader>),
     Running(JoinHandle<(Box<Reader>, Result<Found, ScanError>)>),
     /// Nothing was read yet; what the pages hashed to at the beginning.
-    Begun(Vec<u128>),
+    Begun(Table),
     /// Between the two, and after a thread that could not begin.
     Absent,
 }
@@ -66,7 +66,7 @@ enum Scan {
 #[derive(Debug)]
 struct Reader {
     snapshot: Snapshot,
-    table: Vec<u128>,
+    table: Table,
 }
 
 #[derive(Debug)]
@@ -95,21 +95,7 @@ impl Differ {
     /// # Errors
     /// When the files or SQLite refuse.
     pub fn start(attached: Rc<AttachedAsIs>) -> Result<Differ, CaptureError> {
-        let keeper = &attached.keeper;
-        keeper.busy_timeout(Duration::ZERO).map_err(|source| refused(&attached, source))?;
-        let now = Instant::now();
-        let mut differ = Differ {
-            scan: Scan::Absent,
-            attached,
-            version: None,
-            lost: None,
-            writers_held: false,
-            look_after: now,
-            scan_after: now,
-            files_after: now + FILES_INTERVAL,
-            scans: 0,
-            idle: false,
-        };
+        let mut differ = Differ::begin_with(attached, Scan::Absent, false)?;
         differ.restart()?;
         Ok(differ)
     }
@@ -121,9 +107,22 @@ impl Differ {
         table: &Table,
         writers_held: bool,
     ) -> Result<Differ, CaptureError> {
+        let mut differ = Differ::begin_with(attached, Scan::Begun(table.clone()), writers_held)?;
+        if writers_held {
+            // Of this very state. A connection for readings can only be had when they go on.
+            differ.version = differ.version_now();
+        }
+        Ok(differ)
+    }
+
+    fn begin_with(
+        attached: Rc<AttachedAsIs>,
+        scan: Scan,
+        writers_held: bool,
+    ) -> Result<Differ, CaptureError> {
         let now = Instant::now();
-        let mut differ = Differ {
-            scan: Scan::Absent,
+        let differ = Differ {
+            scan,
             attached,
             version: None,
             lost: None,
@@ -134,27 +133,17 @@ impl Differ {
             scans: 0,
             idle: false,
         };
+        // Should this fail, its end lets writers go.
         let keeper = &differ.attached.keeper;
         let timeout = keeper.busy_timeout(Duration::ZERO);
         timeout.map_err(|source| refused(&differ.attached, source))?;
-        let hashes = (0..table.groups()).flat_map(|group| table.group(group)).copied().collect();
-        differ.scan = Scan::Begun(hashes);
-        if writers_held {
-            // Of this very state. A connection for readings can only be had when they go on.
-            differ.version = differ.version_now();
-        }
         Ok(differ)
     }
 
     /// What the pages hashed to when they were read last; none while they are being read.
     pub(crate) fn table(&self) -> Option<Table> {
         let Scan::Idle(reader) = &self.scan else { return None };
-        let mut table = Table::new(self.attached.page_bytes);
-        for (number, hash) in (1..).zip(&reader.table) {
-            table.set(number, *hash);
-        }
-        table.resize(u32::try_from(reader.table.len()).ok()?);
-        Some(table)
+        Some(reader.table.clone())
     }
 
     /// Whether nothing was committed that is not captured, as far as the last look told.
@@ -191,7 +180,8 @@ impl Differ {
             return Err(CaptureError::Replaced { path: self.attached.path.clone() });
         }
         self.join();
-        let mut reader = Box::new(Reader { snapshot: self.connect()?, table: Vec::new() });
+        let table = Table::new(self.attached.page_bytes);
+        let mut reader = Box::new(Reader { snapshot: self.connect()?, table });
         self.version = self.version_now();
         match reader.scan(0, self.attached.page_bytes) {
             Ok(_) => {}
@@ -423,11 +413,11 @@ impl Reader {
         let compared = self.compare(room_bytes, page_bytes);
         self.snapshot.end()?;
         let (images, hashes, pages_total) = compared?;
-        let resized = pages_total as usize != self.table.len();
-        self.table.resize(pages_total as usize, 0);
+        let resized = pages_total != self.table.pages();
         for ((number, _), hash) in images.iter().zip(hashes) {
-            self.table[*number as usize - 1] = hash;
+            self.table.set(*number, hash);
         }
+        self.table.resize(pages_total);
         Ok(Found { images, pages_total, resized, took: began.elapsed() })
     }
 
@@ -443,7 +433,7 @@ impl Reader {
         let table = &self.table;
         self.snapshot.for_each(1..u32::MAX, |number, page| {
             let hash = page_hash(number, page);
-            if table.get(number as usize - 1) != Some(&hash) {
+            if table.hash(number) != Some(hash) {
                 let keep = bytes + page.len() <= room_bytes;
                 bytes += if keep { page.len() } else { 0 };
                 images.push((number, keep.then(|| page.into())));
@@ -465,13 +455,9 @@ impl Snapshot {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Ok(())),
             Err(source) => return Err(self.failed(source)),
         }
-        let size = match u32::from(u16::from_be_bytes([header[16], header[17]])) {
-            1 => 65536,
-            bytes => bytes,
-        };
         Ok(match () {
             () if header[18] == FORMAT_WAL => Err(LostTrail::JournalMode),
-            () if size != page_bytes => Err(LostTrail::PageSize),
+            () if said_page_bytes(&header) != page_bytes => Err(LostTrail::PageSize),
             () => Ok(()),
         })
     }

@@ -36,6 +36,14 @@ pub fn is_page_size(bytes: u32) -> bool {
     (512..=65536).contains(&bytes) && bytes.is_power_of_two()
 }
 
+/// Bytes of a page as page 1 names them; 1 stands for 65536.
+pub(crate) fn said_page_bytes(first: &[u8]) -> u32 {
+    match u16::from_be_bytes([first[16], first[17]]) {
+        1 => 65536,
+        bytes => u32::from(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::status::{DatabaseStatus, State};
 use crate::table::{GROUP_PAGES, Table};
 use crate::trail::{CaptureError, Drained, LostTrail};
-use crate::wire::{self, Hashes, Head, Offer, PAGES_BYTES_MAX, Position};
+use crate::wire::{Hashes, Head, Offer, PAGES_BYTES_MAX, Position};
 use compare::Comparing;
 use shipment::{Pages, Shipment};
 use std::collections::{BTreeSet, VecDeque};
@@ -583,4 +583,5 @@ impl Lead {
     }
 }
 
-const _: () = assert!(wire::FRAME_BYTES_MAX > PAGES_BYTES_MAX * 2 + GROUP_PAGES as usize * 16);
+const _: () =
+    assert!(staffetta_bulk::FRAME_BYTES_MAX > PAGES_BYTES_MAX * 2 + GROUP_PAGES as usize * 16);

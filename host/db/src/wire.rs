@@ -4,11 +4,10 @@
 //! pages follow a fixed head as they are. The first byte names the kind. Everything that comes from
 //! the peer is bounded before it is believed.
 
+use crate::hash::is_page_size;
 use crate::table::GROUP_PAGES;
 use minicbor::{Decode, Encode};
 
-/// Bytes of a frame, at most: what the bulk channel takes.
-pub(crate) const FRAME_BYTES_MAX: usize = 1 << 20;
 /// Bytes of pages in one frame; a large transaction is many frames, so that others come between.
 pub(crate) const PAGES_BYTES_MAX: usize = 256 * 1024;
 /// Group sums in one frame.
@@ -313,8 +312,7 @@ fn check(message: &Message) -> Result<(), WireError> {
                 return Err(WireError("too many databases"));
             }
             for entry in entries {
-                let size = entry.page_bytes;
-                if !(512..=65_536).contains(&size) || !size.is_power_of_two() {
+                if !is_page_size(entry.page_bytes) {
                     return Err(WireError("a page size that SQLite does not know"));
                 }
                 if entry.name.len() > NAME_BYTES_MAX || entry.lineage.len() > REIGNS_MAX {
