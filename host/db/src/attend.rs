@@ -4,7 +4,7 @@
 //! something that the primary may not have is not overwritten before the ruling, and not before it
 //! is archived. An error pauses this database alone; it offers again by itself.
 
-use crate::apply::{ApplyError, Replica};
+use crate::apply::{ApplyError, GAP_PAGES_MAX, Replica};
 use crate::ledger::{Kinship, Ledger, LedgerError};
 use crate::outlet::Outlet;
 use crate::scan::Scanned;
@@ -15,9 +15,6 @@ use std::time::{Duration, Instant};
 
 /// A copy to which nothing was applied for so long keeps no buffers.
 const QUIET: Duration = Duration::from_secs(2);
-/// A shipment tells its pages in ascending order, and all that it adds but a few: a number far
-/// beyond the end would only cost memory.
-const GAP_PAGES_MAX: u32 = 1_024 + 1;
 /// After something went wrong, the copy is offered again so much later.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -75,8 +72,6 @@ pub(crate) struct Attend {
     named: Option<Named>,
     /// Made here a moment ago, with nothing in it.
     fresh: bool,
-    /// The primary's pages have another size.
-    other_size: bool,
     /// The sum of the state that was archived: nothing of it can be lost any more.
     archived: Option<u128>,
     at: Option<Position>,
@@ -95,7 +90,6 @@ impl Attend {
             stage,
             named: None,
             fresh: false,
-            other_size: false,
             archived: None,
             at: None,
             head: None,
@@ -192,7 +186,6 @@ impl Attend {
     /// The primary names this database, for the first time on this connection or again.
     pub(crate) fn named(&mut self, entry: Entry) {
         self.undo();
-        self.other_size = entry.page_bytes != self.replica.attached().page_bytes();
         self.head_is(entry.head);
         self.named = Some(Named { entry, open: None, highest: 0 });
         match self.stage {
@@ -294,8 +287,11 @@ impl Attend {
 
     /// Nothing here is lost by bringing it to what the primary has.
     fn bring(&mut self, outlet: &mut Outlet<'_>) -> Outcome {
+        let page_bytes = self.replica.attached().page_bytes();
         match &self.named {
-            Some(named) if self.other_size => Outcome::Remake(Box::new(named.entry.clone())),
+            Some(named) if named.entry.page_bytes != page_bytes => {
+                Outcome::Remake(Box::new(named.entry.clone()))
+            }
             Some(_) => {
                 self.offer(outlet);
                 Outcome::Nothing
@@ -382,7 +378,9 @@ impl Attend {
             return Err(AttendError::Gap);
         }
         for (number, image) in pages.each(self.replica.attached().page_bytes())? {
-            if number > named.highest.saturating_add(GAP_PAGES_MAX) {
+            // A shipment tells its pages in ascending order, and all that it adds but a few: a
+            // number far beyond the end would only cost memory.
+            if number.saturating_sub(named.highest) > GAP_PAGES_MAX + 1 {
                 return Err(AttendError::Gap);
             }
             named.highest = named.highest.max(number);
@@ -465,3 +463,7 @@ pub(crate) enum AttendError {
     #[error("a shipment does not follow from this copy: it is offered again")]
     Gap,
 }
+
+#[cfg(test)]
+#[path = "attend_tests.rs"]
+mod tests;
