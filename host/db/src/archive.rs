@@ -125,7 +125,8 @@ pub fn archive(
     let note_unfinished = folder.join(format!("{stem}.json.unfinished"));
     let done = copy(scan, &unfinished, bytes).and_then(|sum| {
         let note = note(scan, label, sum);
-        let text = serde_json::to_vec_pretty(&note).unwrap_or_default();
+        let text = serde_json::to_vec_pretty(&note);
+        let text = text.map_err(|error| failed(&note_unfinished, error.into()))?;
         write_whole(&note_unfinished, &text)?;
         publish(folder, &stem, &unfinished, &note_unfinished)
     });
