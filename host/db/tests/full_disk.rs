@@ -41,6 +41,18 @@ fn small(folder: &Path, kib: u32) -> bool {
     mounted
 }
 
+/// A pair that follows, with so many rows, and an application of its primary.
+fn following(root: &Path, rows: u32) -> (Node, Node, Connection) {
+    let one = Node::start(root, "na", "nb");
+    let mut other = Node::start(root, "nb", "na");
+    one.lead(2);
+    let application = one.application("a.db");
+    grow(&application, rows).expect("rows");
+    other.attend(&one);
+    one.shipped("a.db");
+    (one, other, application)
+}
+
 /// Takes all room but the last few pages.
 fn ballast(folder: &Path) -> PathBuf {
     let path = folder.join("ballast");
@@ -64,13 +76,7 @@ fn a_standby_without_room_pauses_and_catches_up() {
     if !small(&data, 16_384) {
         return;
     }
-    let one = Node::start(root.path(), "na", "nb");
-    let mut other = Node::start(root.path(), "nb", "na");
-    one.lead(2);
-    let application = one.application("a.db");
-    grow(&application, 1_000).expect("rows");
-    other.attend(&one);
-    one.shipped("a.db");
+    let (one, other, application) = following(root.path(), 1_000);
     let ballast = ballast(&data);
     for _ in 0..5 {
         grow(&application, 500).expect("the primary's disk has room");
@@ -96,13 +102,7 @@ fn a_primary_without_room_tells_its_application_and_goes_on() {
     if !small(&data, 16_384) {
         return;
     }
-    let one = Node::start(root.path(), "na", "nb");
-    let mut other = Node::start(root.path(), "nb", "na");
-    one.lead(2);
-    let application = one.application("a.db");
-    grow(&application, 1_000).expect("rows");
-    other.attend(&one);
-    one.shipped("a.db");
+    let (one, other, application) = following(root.path(), 1_000);
     let ballast = ballast(&data);
     let mut refused = None;
     for _ in 0..20 {
@@ -129,12 +129,7 @@ fn without_room_for_the_archive_nothing_is_overwritten() {
     if !small(&archive, 32_768) {
         return;
     }
-    let one = Node::start(root.path(), "na", "nb");
-    let mut other = Node::start(root.path(), "nb", "na");
-    one.lead(2);
-    grow(&one.application("a.db"), 100).expect("rows");
-    other.attend(&one);
-    one.shipped("a.db");
+    let (one, mut other, _) = following(root.path(), 100);
     other.hang_up();
     other.lead(3);
     grow(&other.application("a.db"), 77).expect("rows");

@@ -2,7 +2,7 @@
 
 mod pair;
 
-use pair::{Node, assert_same, count, wait};
+use pair::{Node, assert_same, count, insert, pair, wait};
 use rusqlite::Connection;
 use staffetta_db::{Command, State};
 use std::os::unix::fs::FileExt;
@@ -12,11 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-fn pair() -> (tempfile::TempDir, Node, Node) {
-    let root = tempfile::tempdir().unwrap();
-    let one = keeper(root.path(), "na", "nb");
-    let other = keeper(root.path(), "nb", "na");
-    (root, one, other)
+fn keepers() -> (tempfile::TempDir, Node, Node) {
+    pair(|pattern| pattern.keep_journal = true)
 }
 
 fn keeper(root: &Path, name: &'static str, peer: &'static str) -> Node {
@@ -33,11 +30,7 @@ fn application(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn rows(node: &Node, name: &str, from: i64, count: i64) {
-    let connection = application(&node.database(name)).unwrap();
-    connection.execute_batch("CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x)").unwrap();
-    for id in from..from + count {
-        connection.execute("INSERT INTO t VALUES(?1, 'row ' || ?1)", [id]).unwrap();
-    }
+    insert(&application(&node.database(name)).unwrap(), from, count);
 }
 
 /// Whether the file is in WAL mode, as its header says (SQLite's `fileformat2`, 1.3.3).
@@ -94,7 +87,7 @@ fn lacks(path: &Path, committed: &[i64]) -> Vec<i64> {
 
 #[test]
 fn a_journal_is_kept_and_the_standby_gets_everything() {
-    let (_root, one, mut other) = pair();
+    let (_root, one, mut other) = keepers();
     one.lead(2);
     rows(&one, "a.db", 0, 100);
     one.is("a.db", State::Alone);
@@ -117,7 +110,7 @@ fn a_journal_is_kept_and_the_standby_gets_everything() {
 
 #[test]
 fn one_that_is_in_wal_mode_is_followed_by_its_log() {
-    let (_root, one, mut other) = pair();
+    let (_root, one, mut other) = keepers();
     one.lead(2);
     let app = one.application("a.db");
     app.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(id); INSERT INTO t VALUES(1)")
@@ -132,7 +125,7 @@ fn one_that_is_in_wal_mode_is_followed_by_its_log() {
 #[test]
 fn a_planned_move_and_the_way_back_lose_nothing_under_load() {
     for starts_anew in [true, false] {
-        let (_root, mut one, mut other) = pair();
+        let (_root, mut one, mut other) = keepers();
         one.lead(2);
         rows(&one, "a.db", 0, 10);
         other.attend(&one);
@@ -168,7 +161,7 @@ fn a_planned_move_and_the_way_back_lose_nothing_under_load() {
 #[test]
 fn what_is_committed_from_the_first_moment_of_a_reign_is_in_every_copy() {
     for starts_anew in [true, false] {
-        let (_root, mut one, mut other) = pair();
+        let (_root, mut one, mut other) = keepers();
         one.lead(2);
         rows(&one, "a.db", 0, 200);
         other.attend(&one);
@@ -196,7 +189,7 @@ fn what_is_committed_from_the_first_moment_of_a_reign_is_in_every_copy() {
 
 #[test]
 fn an_engine_that_starts_again_finds_its_way_back_to_the_journal() {
-    let (root, one, mut other) = pair();
+    let (root, one, mut other) = keepers();
     one.lead(2);
     rows(&one, "a.db", 0, 100);
     other.attend(&one);
@@ -223,7 +216,7 @@ fn rows_of_nobody(path: &Path) {
 
 #[test]
 fn writers_are_locked_out_for_a_fifth_of_the_time_at_most() {
-    let (_root, one, mut other) = pair();
+    let (_root, one, mut other) = keepers();
     let path = one.database("a.db");
     let connection = Connection::open(&path).unwrap();
     connection

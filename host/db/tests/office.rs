@@ -4,27 +4,18 @@
 mod pair;
 
 use pair::proxy::Wire;
-use pair::{Node, assert_same, count, wait};
+use pair::{Node, assert_same, count, pair, wait};
 use rusqlite::Connection;
 use staffetta_db::{Command, Notice, Pattern, State};
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_millis(300);
 
-fn pair_with(change: impl Fn(&mut Pattern)) -> (tempfile::TempDir, Node, Node) {
-    let root = tempfile::tempdir().unwrap();
-    let one = Node::with(root.path(), "na", "nb", &change);
-    let other = Node::with(root.path(), "nb", "na", &change);
-    (root, one, other)
-}
-
 /// A pair that follows, over a wire that can be held still.
 fn following(change: impl Fn(&mut Pattern)) -> (tempfile::TempDir, Node, Node, Wire) {
-    let (root, one, mut other) = pair_with(change);
+    let (root, one, mut other) = pair(change);
     one.lead(2);
     fill(&one, 5);
     let wire = Wire::to(one.address());
@@ -50,27 +41,6 @@ fn hasty(node: &Node) -> Connection {
 
 fn writes(connection: &Connection) -> bool {
     connection.execute("INSERT INTO t VALUES('hasty')", []).is_ok()
-}
-
-/// Asks whether everything that is committed is on the standby.
-fn ask(node: &Node) -> BufReader<UnixStream> {
-    let mut stream = UnixStream::connect(node.folder.join("barrier.sock")).unwrap();
-    writeln!(stream, "{}", node.database("a.db").display()).unwrap();
-    BufReader::new(stream)
-}
-
-fn answer(reader: &mut BufReader<UnixStream>, patience: Duration) -> Option<String> {
-    reader.get_ref().set_read_timeout(Some(patience)).unwrap();
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    Some(line.trim().to_owned())
-}
-
-fn hold(node: &Node, patience: Duration) -> Receiver<Result<(), String>> {
-    let (reply, held) = mpsc::channel();
-    let reply = Box::new(move |result| drop(reply.send(result)));
-    node.engine.say(Command::Hold(Instant::now() + patience, reply));
-    held
 }
 
 #[test]
@@ -103,7 +73,7 @@ fn an_application_amid_a_transaction_is_fenced_after_it() {
 
 #[test]
 fn a_primary_of_an_epoch_that_is_over_is_not_followed() {
-    let (_root, one, mut other) = pair_with(|_| {});
+    let (_root, one, mut other) = pair(|_| {});
     one.lead(2);
     fill(&one, 5);
     other.engine.say(Command::Follow(9));
@@ -127,14 +97,14 @@ fn a_move_that_is_overtaken_or_asked_for_twice_is_answered() {
     let (_root, one, _other, wire) = following(|_| {});
     wire.hold_still(true);
     fill(&one, 1);
-    let first = hold(&one, Duration::from_secs(20));
-    let second = hold(&one, Duration::from_secs(20)).recv_timeout(SOON).unwrap();
+    let first = one.begin_hold(Duration::from_secs(20));
+    let second = one.begin_hold(Duration::from_secs(20)).recv_timeout(SOON).unwrap();
     assert!(second.unwrap_err().contains("already"));
     assert_eq!(first.recv_timeout(SOON), Err(RecvTimeoutError::Timeout));
     one.engine.say(Command::Unhold);
     assert!(first.recv_timeout(SOON).unwrap().is_err());
     wait("writers", || writes(&hasty(&one)));
-    let third = hold(&one, Duration::from_secs(20));
+    let third = one.begin_hold(Duration::from_secs(20));
     one.engine.say(Command::Follow(3));
     assert!(third.recv_timeout(SOON).unwrap().unwrap_err().contains("role"));
     wire.hold_still(false);
@@ -145,7 +115,7 @@ fn writers_go_on_after_a_move_that_ran_out_of_time_or_lost_its_stream() {
     let (_root, one, mut other, wire) = following(|_| {});
     wire.hold_still(true);
     fill(&one, 1);
-    let held = hold(&one, SOON * 2);
+    let held = one.begin_hold(SOON * 2);
     std::thread::sleep(SOON + SOON / 2);
     assert!(!writes(&hasty(&one)), "held by now");
     assert!(held.recv_timeout(SOON * 2).unwrap().unwrap_err().contains("lacks"));
@@ -186,18 +156,18 @@ fn synchronous_commits_wait_degrade_only_when_told_and_heal() {
     let timeout = Duration::from_millis(300);
     let (_root, one, _other, wire) = following(|pattern| pattern.sync = Some(timeout));
     fill(&one, 1);
-    let said = answer(&mut ask(&one), SOON * 3).unwrap();
+    let said = one.ask("a.db").answer(SOON * 3).unwrap();
     assert!(said.starts_with("ok 2 "), "{said}");
     wire.hold_still(true);
     fill(&one, 1);
-    let mut asked = ask(&one);
+    let mut asked = one.ask("a.db");
     one.was_told("the desync", |notice| matches!(notice, Notice::Desynced(_)));
     one.engine.say(Command::Degraded(true));
-    let said = answer(&mut asked, SOON * 3).unwrap();
+    let said = asked.answer(SOON * 3).unwrap();
     assert!(said.starts_with("degraded"), "{said}");
     fill(&one, 1);
     let began = Instant::now();
-    let said = answer(&mut ask(&one), SOON * 3).unwrap();
+    let said = one.ask("a.db").answer(SOON * 3).unwrap();
     assert!(said.starts_with("degraded") && began.elapsed() < timeout, "{said}");
     // The reign began with this word, too.
     one.notices.lock().unwrap().clear();
@@ -206,7 +176,7 @@ fn synchronous_commits_wait_degrade_only_when_told_and_heal() {
     one.engine.say(Command::Degraded(false));
     one.was_told("the count", |notice| *notice == Notice::Degraded(2));
     fill(&one, 1);
-    let said = answer(&mut ask(&one), SOON * 3).unwrap();
+    let said = one.ask("a.db").answer(SOON * 3).unwrap();
     assert!(said.starts_with("ok 2 "), "{said}");
 }
 
@@ -219,11 +189,11 @@ fn a_synchronous_commit_is_not_answered_before_somebody_was_told() {
     let (_root, one, _other, wire) = following(change);
     wire.hold_still(true);
     fill(&one, 1);
-    let mut asked = ask(&one);
+    let mut asked = one.ask("a.db");
     one.was_told("the desync", |notice| matches!(notice, Notice::Desynced(_)));
-    assert_eq!(answer(&mut asked, SOON * 4), None, "nobody was told");
+    assert_eq!(asked.answer(SOON * 4), None, "nobody was told");
     wire.hold_still(false);
-    let said = answer(&mut asked, SOON * 4).unwrap();
+    let said = asked.answer(SOON * 4).unwrap();
     assert!(said.starts_with("ok 2 "), "{said}");
 }
 
@@ -233,11 +203,11 @@ fn a_commit_that_waits_while_the_epoch_changes_is_answered_in_the_new_one() {
     let (_root, one, _other, wire) = following(change);
     wire.hold_still(true);
     fill(&one, 3);
-    let mut asked = ask(&one);
-    assert_eq!(answer(&mut asked, SOON), None);
+    let mut asked = one.ask("a.db");
+    assert_eq!(asked.answer(SOON), None);
     one.engine.say(Command::Lead(7));
     wire.hold_still(false);
-    let said = answer(&mut asked, Duration::from_secs(10)).unwrap();
+    let said = asked.answer(Duration::from_secs(10)).unwrap();
     assert!(said.starts_with("ok 7 "), "{said}");
 }
 
@@ -287,7 +257,7 @@ fn a_copy_that_somebody_deletes_is_made_again() {
 
 #[test]
 fn a_copy_that_cannot_be_made_is_made_when_it_can() {
-    let (_root, one, mut other) = pair_with(|_| {});
+    let (_root, one, mut other) = pair(|_| {});
     one.lead(2);
     fill(&one, 5);
     let data = other.folder.join("data");
@@ -321,8 +291,7 @@ fn a_write_past_the_fence_is_archived_and_undone() {
     other.engine.say(Command::Rule(other.database("a.db"), true));
     one.shipped("a.db");
     assert_same(&one.database("a.db"), &other.database("a.db"));
-    let kept = other.folder.join("archive").read_dir().unwrap().map(|e| e.unwrap().path());
-    let kept: Vec<_> = kept.filter(|path| path.extension().unwrap() == "sqlite").collect();
+    let kept = other.archived();
     assert_eq!((kept.len(), count(&kept[0], "t")), (1, Some(1)));
 }
 

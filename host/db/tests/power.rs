@@ -5,18 +5,19 @@ mod pair;
 #[path = "power/recorder.rs"]
 mod recorder;
 
-use pair::Node;
+use pair::{Node, pair};
 use recorder::{Disk, Event};
 use rusqlite::Connection;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Moments at which the power goes, and states of the disk that are tried at each beside the one
 /// that lacks all that was not synced.
 const MOMENTS: usize = 60;
 const STATES: usize = 3;
 const TRANSACTIONS: i64 = 400;
+/// Longest wait for an answer at the barrier.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
 
 /// Read by another program: to close a file here would drop the locks of the engines.
 fn bytes(path: &Path) -> Vec<u8> {
@@ -60,20 +61,15 @@ fn state_of(path: &Path) -> Result<i64, String> {
     }
 }
 
-fn barrier(node: &Node) -> bool {
-    let mut stream = UnixStream::connect(node.folder.join("barrier.sock")).expect("a socket");
-    writeln!(stream, "{}", node.database("a.db").display()).expect("asked");
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).expect("answered");
-    line.starts_with("ok ")
+/// Everything that is committed is on the standby.
+fn is_there(node: &Node) -> bool {
+    let said = node.ask("a.db").answer(ANSWER_WAIT);
+    said.expect("an answer").starts_with("ok ")
 }
 
 /// Runs a pair, and tells what both disks were told.
 fn recorded(durable: bool) -> (tempfile::TempDir, [PathBuf; 2], Disk, Vec<Event>) {
-    let root = tempfile::tempdir().expect("a folder");
-    let with = |pattern: &mut staffetta_db::Pattern| pattern.durable = durable;
-    let one = Node::with(root.path(), "na", "nb", with);
-    let mut other = Node::with(root.path(), "nb", "na", with);
+    let (root, one, mut other) = pair(|pattern| pattern.durable = durable);
     let application = one.application("a.db");
     let synchronous = if durable { "FULL" } else { "NORMAL" };
     application
@@ -98,7 +94,7 @@ fn recorded(durable: bool) -> (tempfile::TempDir, [PathBuf; 2], Disk, Vec<Event>
     for n in 1..=TRANSACTIONS {
         transact(&application, n);
         recorder::told("primary", n);
-        if n % 7 == 0 && barrier(&one) {
+        if n % 7 == 0 && is_there(&one) {
             recorder::told("standby", n);
         }
         if n % 60 == 0 {

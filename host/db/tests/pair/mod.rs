@@ -11,7 +11,9 @@ use staffetta_bulk::{
     Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
 };
 use staffetta_db::{Command, DatabaseStatus, Handle, Notice, Options, Pattern, State};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -47,6 +49,23 @@ pub(crate) fn all(folder: &Path) -> Pattern {
     }
 }
 
+/// Two nodes of one configuration, and the folder in which they live.
+pub(crate) fn pair(change: impl Fn(&mut Pattern)) -> (tempfile::TempDir, Node, Node) {
+    let root = tempfile::tempdir().expect("a folder");
+    let one = Node::with(root.path(), "na", "nb", &change);
+    let other = Node::with(root.path(), "nb", "na", &change);
+    (root, one, other)
+}
+
+/// Rows with these numbers.
+pub(crate) fn insert(connection: &Connection, from: i64, count: i64) {
+    let table = "CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, x)";
+    connection.execute_batch(table).expect("a table");
+    for id in from..from + count {
+        connection.execute("INSERT INTO t VALUES(?1, 'row ' || ?1)", [id]).expect("a row");
+    }
+}
+
 impl Node {
     pub(crate) fn start(root: &Path, name: &'static str, peer: &'static str) -> Node {
         Node::with(root, name, peer, |_| {})
@@ -58,16 +77,25 @@ impl Node {
         peer: &'static str,
         change: impl FnOnce(&mut Pattern),
     ) -> Node {
+        let mut pattern = all(&root.join(name));
+        change(&mut pattern);
+        Node::of(root, name, peer, vec![pattern])
+    }
+
+    pub(crate) fn of(
+        root: &Path,
+        name: &'static str,
+        peer: &'static str,
+        patterns: Vec<Pattern>,
+    ) -> Node {
         let folder = root.join(name);
         for part in ["data", "state", "archive"] {
             std::fs::create_dir_all(folder.join(part)).expect("a folder");
         }
-        let mut pattern = all(&folder);
-        change(&mut pattern);
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let told = Arc::clone(&notices);
         let options = Options {
-            patterns: vec![pattern],
+            patterns,
             state: folder.join("state"),
             archive: folder.join("archive"),
             barrier: Some(folder.join("barrier.sock")),
@@ -178,10 +206,45 @@ impl Node {
 
     /// Holds writers until the standby has everything.
     pub(crate) fn hold(&self, patience: Duration) -> Result<(), String> {
-        let (reply, held): (_, Receiver<Result<(), String>>) = mpsc::channel();
+        self.begin_hold(patience).recv_timeout(patience + PATIENCE).expect("an answer")
+    }
+
+    /// The same, without waiting for the answer.
+    pub(crate) fn begin_hold(&self, patience: Duration) -> Receiver<Result<(), String>> {
+        let (reply, held) = mpsc::channel();
         let reply = Box::new(move |result| drop(reply.send(result)));
         self.engine.say(Command::Hold(Instant::now() + patience, reply));
-        held.recv_timeout(patience + PATIENCE).expect("an answer")
+        held
+    }
+
+    /// Asks at the barrier whether everything that is committed is on the standby.
+    pub(crate) fn ask(&self, name: &str) -> Asked {
+        let socket = self.folder.join("barrier.sock");
+        let mut stream = UnixStream::connect(socket).expect("a socket");
+        writeln!(stream, "{}", self.database(name).display()).expect("asked");
+        Asked(BufReader::new(stream))
+    }
+
+    /// What was archived of this node's copies.
+    pub(crate) fn archived(&self) -> Vec<PathBuf> {
+        let archive = self.folder.join("archive").read_dir().expect("a folder");
+        archive
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "sqlite"))
+            .collect()
+    }
+}
+
+/// A question at the barrier.
+pub(crate) struct Asked(BufReader<UnixStream>);
+
+impl Asked {
+    /// The answer, without its line break; none when none comes in that time.
+    pub(crate) fn answer(&mut self, patience: Duration) -> Option<String> {
+        self.0.get_ref().set_read_timeout(Some(patience)).expect("a timeout");
+        let mut line = String::new();
+        self.0.read_line(&mut line).ok()?;
+        Some(line.trim().to_owned())
     }
 }
 
