@@ -67,7 +67,7 @@ impl Settings {
         if socket.is_empty() {
             return None;
         }
-        if socket.len() >= SOCKET_BYTES_MAX || socket.contains(&0) {
+        if socket.len() >= SOCKET_BYTES_MAX {
             tally::warn(
                 "STAFFETTA_BARRIER is too long for a socket (at most 107 bytes): no commit \
                          waits",
@@ -105,8 +105,14 @@ fn timeout(text: Option<&OsStr>) -> Option<Duration> {
 }
 
 fn patterns(list: &OsStr) -> Vec<CString> {
-    let pieces = list.as_bytes().split(|byte| *byte == b':');
-    pieces.filter(|piece| !piece.is_empty()).filter_map(|piece| CString::new(piece).ok()).collect()
+    let pieces = list.as_bytes().split(|byte| *byte == b':').filter(|piece| !piece.is_empty());
+    for piece in pieces.clone().filter(|piece| !piece.starts_with(b"/")) {
+        let piece = String::from_utf8_lossy(piece);
+        tally::warn(&format!(
+            "STAFFETTA_DATABASES: {piece:.200} does not begin with /: no database is meant by it"
+        ));
+    }
+    pieces.filter_map(|piece| CString::new(piece).ok()).collect()
 }
 
 const SUFFIX: &[u8] = b"-shm";

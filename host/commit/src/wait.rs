@@ -30,7 +30,9 @@ pub(crate) fn after_commit(settings: &Settings, system: System, fd: c_int) {
         return tally::count(Kind::Skipped);
     }
     // The name that it has now: a database may be renamed while it is open.
-    let Some(mut database) = DatabasePath::of_index(fd) else { return };
+    let Some(mut database) = DatabasePath::of_index(fd) else {
+        return tally::count_because(Kind::Error, "its WAL-index is no longer under its name");
+    };
     let mut buffer = [0; ANSWER_BYTES_MAX];
     let end = settings.timeout.map(|timeout| Instant::now() + timeout);
     match ask(settings, system, database.question(), &mut buffer, end) {

@@ -4,6 +4,8 @@
 mod daemon;
 mod programs;
 
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -209,6 +211,77 @@ fn a_daemon_that_is_away_costs_nothing_and_its_return_heals() {
     assert!(counts.contains("ok=2 ") && counts.contains("timeout=0 "), "{counts}");
     let (away, skipped) = (programs::count(&counts, "away"), programs::count(&counts, "skipped"));
     assert!(away >= 1 && skipped > 5 * away, "each commit tried to connect: {counts}");
+}
+
+/// Python ignores SIGPIPE by itself, most other programs do not.
+#[test]
+fn a_daemon_that_goes_takes_no_program_along() {
+    if missing("python3") {
+        return;
+    }
+    let world = World::new();
+    let daemon = Daemon::start(world.socket(), Reply::Line("ok 1 1"));
+    let script = format!(
+        "import signal; signal.signal(signal.SIGPIPE,signal.SIG_DFL)\n\
+         {CREATE}print('go',1); sys.stdout.flush(); sys.stdin.readline()\n\
+         c.execute('insert into t values(1)')\n"
+    );
+    let mut dialog = world.dialog("a.db", &script);
+    dialog.until("go");
+    // The connection that was kept is dead from here on.
+    drop(daemon);
+    let daemon = Daemon::start(world.socket(), Reply::Line("ok 1 2"));
+    dialog.go();
+    dialog.end();
+    assert_eq!(daemon.asked().len(), 1);
+}
+
+#[test]
+fn a_daemon_whose_queue_is_full_costs_the_timeout() {
+    if missing("python3") {
+        return;
+    }
+    let world = World::new();
+    let listener = UnixListener::bind(world.socket()).expect("the socket is free");
+    // SAFETY: the descriptor is open. One connection waits, the next one's connect(2) does.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let _waits = UnixStream::connect(world.socket()).expect("room for one");
+    // Ended by its alarm, if it waits for ever.
+    let script = format!("import signal; signal.alarm(20)\n{CREATE}");
+    let mut command = world.python("a.db", &script);
+    let begin = Instant::now();
+    let output = command.env("STAFFETTA_TIMEOUT_MS", "300").output().expect("python3 runs");
+    assert!(output.status.success(), "{output:?}");
+    assert!(begin.elapsed() >= s(0.3), "the queue was not full");
+    assert!(world.counts().contains("timeout=1 "), "{}", world.counts());
+}
+
+#[test]
+fn a_commit_whose_index_lost_its_name_is_counted() {
+    if missing("python3") {
+        return;
+    }
+    let world = World::new();
+    let daemon = Daemon::start(world.socket(), Reply::Line("ok 1 1"));
+    let script =
+        format!("{CREATE}os.unlink(sys.argv[1]+'-shm'); c.execute('insert into t values(1)')\n");
+    let output = world.python("a.db", &script).output().expect("python3 runs");
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no longer under its name"), "{said}");
+    let counts = world.counts();
+    assert!(counts.contains("ok=1 ") && counts.contains("error=1 "), "{counts}");
+    assert_eq!(daemon.asked().len(), 1);
+}
+
+#[test]
+fn a_pattern_that_means_nothing_is_named() {
+    let world = World::new();
+    let list = "/var/lib/*.db:data/*.db::app.db";
+    let output = world.command("true").env("STAFFETTA_DATABASES", list).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let named: Vec<_> = said.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(named, ["data/*.db", "app.db"], "{said}");
 }
 
 #[test]
