@@ -93,6 +93,8 @@ pub struct PairOptions {
     pub arbiter: Option<String>,
     /// Databases in the data folders of the nodes: a name, and further lines of its table.
     pub databases: Vec<(String, String)>,
+    /// Trees in the home folders of the nodes: a name, and further lines of its table.
+    pub trees: Vec<(String, String)>,
 }
 
 impl Default for PairOptions {
@@ -105,6 +107,7 @@ impl Default for PairOptions {
             policy: None,
             arbiter: None,
             databases: Vec::new(),
+            trees: Vec::new(),
         }
     }
 }
@@ -202,6 +205,12 @@ impl Pair {
     #[must_use]
     pub fn database(&self, node: Node, name: &str) -> PathBuf {
         self.dir.path().join(node.name()).join("data").join(format!("{name}.db"))
+    }
+
+    /// The root of a tree of [`PairOptions::trees`] on a node; it is there from the beginning.
+    #[must_use]
+    pub fn tree(&self, node: Node, name: &str) -> PathBuf {
+        self.dir.path().join(node.name()).join("trees").join(name)
     }
 
     /// From now on the daemon of a node is started by this program, which must end as the daemon
@@ -418,6 +427,12 @@ fn write_files(dir: &Path, options: &PairOptions) -> Result<()> {
         std::fs::create_dir(&home)
             .and_then(|()| std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o700)))
             .and_then(|()| std::fs::create_dir(home.join("data")))
+            .and_then(|()| {
+                let mut trees = options.trees.iter();
+                trees.try_for_each(|(name, _)| {
+                    std::fs::create_dir_all(home.join("trees").join(name))
+                })
+            })
             .and_then(|()| write("secret", format!("{secret}\n").as_bytes()))
             .and_then(|()| {
                 write("staffetta.toml", configuration(node, &home, &id, options).as_bytes())
@@ -472,6 +487,10 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
             text,
             "\n[[database]]\nname = \"{name}\"\npath = \"{home}/data/{name}.db\"\n{more}\n"
         );
+    }
+    for (name, more) in &options.trees {
+        let _ =
+            write!(text, "\n[[tree]]\nname = \"{name}\"\npath = \"{home}/trees/{name}\"\n{more}\n");
     }
     if let Some(policy) = &options.policy {
         let _ = write!(

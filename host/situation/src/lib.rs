@@ -123,14 +123,16 @@ pub fn split_brain(site: &Site, a: Branch, b: Branch) -> split_brain::Situation 
     }
 }
 
-/// A database of this node that holds what the primary may lack.
+/// A database or tree of this node that holds what the primary may lack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diverged {
+    /// What it is.
+    pub kind: staffetta_sdk::DataKind,
     /// Its name.
     pub name: String,
     /// The last position that both had: reign and transaction.
     pub common: Option<(u64, u64)>,
-    /// Transactions since then that only this node has, where they can be counted.
+    /// Transactions since then, or entries, that only this node has, where they can be counted.
     pub own: Option<u64>,
     /// The reign of its last transaction here.
     pub epoch: u64,
@@ -138,7 +140,7 @@ pub struct Diverged {
     pub primary: u64,
 }
 
-/// The situation of a database that diverged: the peer serves, this node has the copy.
+/// The situation of data that diverged: the peer serves, this node has the copy.
 #[must_use]
 pub fn diverged(site: &Site, data: &Diverged) -> split_brain::Situation {
     let branch = |side: Side| split_brain::Branch {
@@ -151,7 +153,10 @@ pub fn diverged(site: &Site, data: &Diverged) -> split_brain::Situation {
     let own = data.own.unwrap_or_default();
     let mine_is_a = site.side == Side::A;
     let part = split_brain::Part {
-        name: "transactions".into(),
+        name: match data.kind {
+            staffetta_sdk::DataKind::Database => "transactions".into(),
+            staffetta_sdk::DataKind::Tree => "entries".into(),
+        },
         a_items: if mine_is_a { own } else { 0 },
         b_items: if mine_is_a { 0 } else { own },
         ..split_brain::Part::default()
@@ -161,7 +166,7 @@ pub fn diverged(site: &Site, data: &Diverged) -> split_brain::Situation {
         b: branch(Side::B),
         serving: Some(site.peer.name.clone()),
         subjects: vec![split_brain::Subject {
-            kind: staffetta_sdk::DataKind::Database,
+            kind: data.kind,
             name: data.name.clone(),
             common: data.common,
             parts: data.own.is_some().then_some(part).into_iter().collect(),
@@ -176,10 +181,12 @@ pub fn diverged(site: &Site, data: &Diverged) -> split_brain::Situation {
 pub fn keeps_the_primarys(
     site: &Site,
     verdict: &split_brain::Verdict,
-    name: &str,
+    (kind, name): (staffetta_sdk::DataKind, &str),
 ) -> (bool, Option<String>) {
-    let mut rulings = verdict.rulings.iter();
-    let Some(ruling) = rulings.find(|ruling| ruling.name == name && ruling.part.is_none()) else {
+    let whole = |ruling: &&split_brain::Ruling| {
+        ruling.kind == kind && ruling.name == name && ruling.part.is_none()
+    };
+    let Some(ruling) = verdict.rulings.iter().find(whole) else {
         return (false, None);
     };
     let keep = match ruling.keep {

@@ -61,8 +61,8 @@ impl Control {
 pub struct Order {
     /// What to do.
     pub kind: OrderKind,
-    /// What happened, for people; or why not and what to do instead.
-    pub reply: oneshot::Sender<Result<String, OrderError>>,
+    /// What happened, mostly a sentence for people; or why not and what to do instead.
+    pub reply: oneshot::Sender<Result<serde_json::Value, OrderError>>,
 }
 
 /// What an operator can order.
@@ -94,6 +94,13 @@ pub enum OrderKind {
     Resync {
         /// Its name or path.
         name: String,
+    },
+    /// Something of one tree.
+    Tree {
+        /// Its name.
+        name: String,
+        /// What.
+        order: staffetta_files::Order,
     },
     /// Go back to the policy before the present one.
     PolicyRollback {

@@ -112,3 +112,16 @@ pub(super) fn read_limit(query: Option<&str>) -> Result<u32, Refused> {
         Some(_) | None => Err(refuse(format!("unknown query `{query}`"))),
     }
 }
+
+/// `name` of the query, decoded; the only parameter there is.
+pub(super) fn read_name(query: Option<&str>) -> Result<String, Refused> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    match (pairs.next(), pairs.next()) {
+        (Some((key, name)), None) if key == "name" && !name.is_empty() => Ok(name.into_owned()),
+        _ => Err(Refused::new(
+            StatusCode::BAD_REQUEST,
+            "no name is given",
+            "write ?name=NAME, percent-encoded, as the list of all shows it",
+        )),
+    }
+}

@@ -11,16 +11,23 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::control::{Control, Order, OrderKind, PolicyKind};
-use super::request::{Body, Refused, json, read_body, read_json, read_limit};
+use super::request::{Body, Refused, json, read_body, read_json, read_limit, read_name};
 use super::{ORDER_MS_MAX, events};
 use crate::config::Config;
 use crate::journal::{JournalError, JournalHandle};
+use staffetta_files::{Order as TreeOrder, Restore};
 
 /// Paths as the answer to an unknown one lists them.
 const PATHS: &str = "GET /api/v1/status, /events, /decisions, /decisions/ID, /history, /databases, \
                      /databases/diff?name=NAME, /alignment; POST /api/v1/switchover, /maintenance, \
                      /clear, /start-alone, /policy/load, /policy/rollback, /config/check, \
-                     /databases/scrub, /databases/resync";
+                     /databases/scrub, /databases/resync; GET /files, /files/diff?name=NAME, \
+                     /files/kept?name=NAME; POST /files/approve, /files/verify, /files/restore";
+
+/// An example of a body that names a tree.
+const TREE_EXAMPLE: &str = "{\"name\": \"recordings\"}";
+/// Paths of a tree in one answer.
+const TREE_PATHS_MAX: usize = 1_000;
 
 pub(super) struct Api {
     control: Control,
@@ -55,6 +62,17 @@ struct Named {
 struct NamedOrAll {
     #[serde(default)]
     name: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TreeRestore {
+    name: String,
+    path: String,
+    #[serde(default)]
+    stamp: Option<String>,
+    #[serde(default)]
+    to: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -97,12 +115,25 @@ impl Api {
                     Some(alignment) => Ok(json(StatusCode::OK, alignment)),
                     None => Err(Refused::new(
                         StatusCode::NOT_FOUND,
-                        "no database is replicated",
-                        "add [[database]] to the configuration of both nodes",
+                        "nothing is replicated",
+                        "add [[database]] or [[tree]] to the configuration of both nodes",
                     )),
                 }
             }
             "databases/diff" => self.database_diff(query).await,
+            "files" => {
+                let status = Arc::clone(&self.control.status.borrow());
+                let all = json!({ "trees": status.trees, "alignment": status.alignment });
+                Ok(json(StatusCode::OK, &all))
+            }
+            "files/diff" => {
+                let order = TreeOrder::Differ(TREE_PATHS_MAX);
+                self.order(OrderKind::Tree { name: read_name(query)?, order }).await
+            }
+            "files/kept" => {
+                let order = TreeOrder::Kept(TREE_PATHS_MAX);
+                self.order(OrderKind::Tree { name: read_name(query)?, order }).await
+            }
             "events" => self.events(),
             "decisions" => {
                 let limit = read_limit(query)?;
@@ -153,6 +184,20 @@ impl Api {
             "databases/resync" => {
                 let Named { name } = read_json(body, "{\"name\": \"calls\"}").await?;
                 OrderKind::Resync { name }
+            }
+            "files/approve" => {
+                let Named { name } = read_json(body, TREE_EXAMPLE).await?;
+                OrderKind::Tree { name, order: TreeOrder::Approve }
+            }
+            "files/verify" => {
+                let Named { name } = read_json(body, TREE_EXAMPLE).await?;
+                OrderKind::Tree { name, order: TreeOrder::Verify }
+            }
+            "files/restore" => {
+                let example = "{\"name\": \"recordings\", \"path\": \"2026/11/a.wav\"}";
+                let TreeRestore { name, path, stamp, to } = read_json(body, example).await?;
+                let order = TreeOrder::Restore(Restore { path, stamp, to });
+                OrderKind::Tree { name, order }
             }
             "config/check" => return config_check(&read_body(body).await?),
             _ => return Err(wrong_method(path)),
@@ -207,8 +252,8 @@ impl Api {
     /// How the newest archive of a database differs from it, on a thread that may wait.
     async fn database_diff(&self, query: Option<&str>) -> Answer {
         let status = Arc::clone(&self.control.status.borrow());
-        let name = query.and_then(|query| query.strip_prefix("name=")).unwrap_or_default();
-        let found = status.databases.iter().find(|one| one.name == name || one.path == name);
+        let name = read_name(query)?;
+        let found = status.database(&name);
         let Some(database) = found.map(|one| PathBuf::from(&one.path)) else {
             return Err(Refused::new(
                 StatusCode::NOT_FOUND,
@@ -303,10 +348,11 @@ fn unknown(path: &str) -> Refused {
 fn wrong_method(path: &str) -> Refused {
     let allow = match path {
         "status" | "events" | "decisions" | "history" | "databases" | "databases/diff"
-        | "alignment" => "GET",
+        | "alignment" | "files" | "files/diff" | "files/kept" => "GET",
         _ if path.starts_with("decisions/") => "GET",
         "switchover" | "maintenance" | "clear" | "start-alone" | "policy/load"
-        | "policy/rollback" | "config/check" | "databases/scrub" | "databases/resync" => "POST",
+        | "policy/rollback" | "config/check" | "databases/scrub" | "databases/resync"
+        | "files/approve" | "files/verify" | "files/restore" => "POST",
         _ => return unknown(&format!("/api/v1/{path}")),
     };
     let status = StatusCode::METHOD_NOT_ALLOWED;

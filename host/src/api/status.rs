@@ -4,6 +4,10 @@
 //! ever added here, never renamed: scripts of operators read them. Ages and remaining times are as
 //! of the moment of publishing.
 
+mod data;
+
+pub use data::{Alignment, DatabaseLine, TreeLine};
+
 use serde::{Deserialize, Serialize};
 
 /// The whole state of this node, as far as an operator may see it.
@@ -60,65 +64,12 @@ pub struct Status {
     /// The databases that are replicated.
     #[serde(default)]
     pub databases: Vec<DatabaseLine>,
+    /// The trees of files that are replicated.
+    #[serde(default)]
+    pub trees: Vec<TreeLine>,
     /// Whether the standby has what the primary has; none where nothing is replicated.
     #[serde(default)]
     pub alignment: Option<Alignment>,
-}
-
-/// Whether the standby has what the primary has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alignment {
-    /// It has, within the bound.
-    pub aligned: bool,
-    /// The bound: how long something may be missing, ms.
-    pub bound_ms: u64,
-    /// What hinders it, one line for each database.
-    pub why: Vec<String>,
-}
-
-/// One database that is replicated.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct DatabaseLine {
-    /// What both nodes call it.
-    pub name: String,
-    /// Its path on this node.
-    pub path: String,
-    /// opening, alone, shipping, leading, waiting, catching-up, following, diverged.
-    pub state: String,
-    /// The reign of the last transaction that this node has.
-    pub epoch: u64,
-    /// Its number within the reign.
-    pub txid: u64,
-    /// Transactions that the standby is known to lack.
-    pub behind: Option<u64>,
-    /// Since when, ms.
-    pub behind_ms: u64,
-    /// Bytes of pages that wait for the standby.
-    pub behind_bytes: u64,
-    /// Length of the database, bytes.
-    pub bytes: u64,
-    /// Length of its write-ahead log, bytes.
-    pub wal_bytes: u64,
-    /// Sum over all pages, 32 hex digits: equal on both nodes when they are at the same position.
-    pub sum: Option<String>,
-    /// Its commits wait for the standby.
-    pub sync: bool,
-    /// Trails lost since the daemon started; each healed by a comparison.
-    pub lost_trails: u64,
-    /// Comparisons that shipped pages, and how many pages.
-    pub copies: u64,
-    /// Pages that those shipped.
-    pub copied_pages: u64,
-    /// Times that writers waited for the daemon, and the longest.
-    pub stalls: u64,
-    /// The longest, microseconds.
-    pub stall_us_max: u64,
-    /// Seconds since all pages were last compared; none: not yet.
-    pub scrubbed_s: Option<u64>,
-    /// Pages that were wrong then.
-    pub scrubbed_wrong: Option<u64>,
-    /// What hinders it.
-    pub trouble: Option<String>,
 }
 
 /// Projection of the core's states that operators, the wire, and policies see.
@@ -511,6 +462,12 @@ impl StallStatus {
 }
 
 impl Status {
+    /// The database of this name or path.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Option<&DatabaseLine> {
+        self.databases.iter().find(|one| one.name == name || one.path == name)
+    }
+
     /// This status without what changes by itself: two values that are equal here are the same news
     /// to a watcher.
     #[must_use]
@@ -541,6 +498,10 @@ impl Status {
             let DatabaseLine { name, path, state, sync, trouble, .. } = database.clone();
             *database =
                 DatabaseLine { name, path, state, sync, trouble, ..DatabaseLine::default() };
+        }
+        for tree in &mut settled.trees {
+            let TreeLine { name, path, state, source, held, trouble, .. } = tree.clone();
+            *tree = TreeLine { name, path, state, source, held, trouble, ..TreeLine::default() };
         }
         if let Some(alignment) = &mut settled.alignment {
             alignment.why.clear();

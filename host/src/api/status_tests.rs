@@ -34,6 +34,10 @@ const EXAMPLE: &str = r#"{"node":"na","cluster":"office","version":"0.1.0","upti
   "sum":null,"sync":true,
   "lost_trails":0,"copies":1,"copied_pages":8790,"stalls":2,"stall_us_max":1900,"scrubbed_s":3600,
   "scrubbed_wrong":0,"trouble":null}],
+ "trees":[{"name":"recordings","path":"/var/spool/recordings","state":"leading",
+  "source":"fanotify","epoch":4,"entries":10412,"bytes":52113408,"behind":2,"behind_ms":14,
+  "behind_bytes":32768,"held":0,"scanning":false,"local_changes":0,"set_aside":0,"skipped":1,
+  "trouble":null}],
  "alignment":{"aligned":true,"bound_ms":1000,"why":[]}}"#;
 
 #[test]
@@ -68,6 +72,8 @@ fn what_changes_by_itself_is_no_news() {
     later.stalls.max_us += 1;
     later.databases[0].txid += 1;
     later.databases[0].wal_bytes += 4_120;
+    later.trees[0].behind_ms += 3;
+    later.trees[0].entries += 1;
     later.links[0].heard_ms = Some(90);
     later.links[0].rtt_us = None;
     assert_eq!(later.settled(), example().settled());

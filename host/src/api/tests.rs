@@ -44,7 +44,7 @@ async fn start() -> Daemon {
     }));
     tokio::spawn(async move {
         while let Some(order) = ends.orders.recv().await {
-            let _ = order.reply.send(carry_out(order.kind));
+            let _ = order.reply.send(carry_out(order.kind).map(Into::into));
         }
     });
     Daemon {

@@ -73,7 +73,7 @@ fn line(one: &DatabaseLine) -> String {
     text
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
         10_000..10_000_000 => format!("{} kB", bytes / 1_000),
@@ -92,7 +92,7 @@ fn order(context: &Context, verb: &str, name: Option<String>) -> Outcome {
 /// Compares the newest archive of a database, or the one that is named, with the database as it is.
 fn diff(context: &Context, name: &str, archive: Option<PathBuf>) -> Outcome {
     let (_, status) = context.ask_status()?;
-    let found = status.databases.iter().find(|one| one.name == name || one.path == name);
+    let found = status.database(name);
     let Some(database) = found else {
         let known: Vec<&str> = status.databases.iter().map(|one| one.name.as_str()).collect();
         let known = if known.is_empty() { "none is known".into() } else { known.join(", ") };

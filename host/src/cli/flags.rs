@@ -48,6 +48,9 @@ pub(super) enum Verb {
     /// The databases that are replicated
     #[command(subcommand)]
     Db(DbVerb),
+    /// The trees of files that are replicated
+    #[command(subcommand)]
+    Files(FilesVerb),
     /// Wait until the standby has everything that was committed to a database before
     Barrier(BarrierFlags),
     /// Follow changes and events, one line each
@@ -121,6 +124,41 @@ pub(super) enum DbVerb {
     Resync {
         /// The database, as `db status` names it
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FilesVerb {
+    /// Where each tree is, and what the standby lacks
+    Status,
+    /// Read every content again and compare it with what is known of it
+    Verify {
+        /// The tree, as `files status` names it
+        name: String,
+    },
+    /// Show which paths the other node may not have as they are here, and why
+    Diff {
+        /// The tree, as `files status` names it
+        name: String,
+    },
+    /// Let happen what waits for you: deletions that are held, a root whose marker is gone, a copy
+    /// that diverged
+    Approve {
+        /// The tree, as `files status` names it
+        name: String,
+    },
+    /// List what was deleted or set aside on this node, or put one thing back
+    Restore {
+        /// The tree, as `files status` names it
+        name: String,
+        /// What to put back, as the list shows it; without: the list
+        path: Option<String>,
+        /// Which one, when the path is there more than once; without: the newest
+        #[arg(long, value_name = "STAMP", requires = "path")]
+        stamp: Option<String>,
+        /// Where to, relative to the tree's root; without: where it was
+        #[arg(long, value_name = "PATH", requires = "path")]
+        to: Option<String>,
     },
 }
 

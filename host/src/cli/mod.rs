@@ -8,6 +8,7 @@ mod arbiter;
 mod ask;
 mod changes;
 mod db;
+mod files;
 mod flags;
 mod license;
 mod local;
@@ -100,6 +101,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Verb::Status { aligned: true } => db::aligned(&context),
         Verb::Status { aligned: false } => ask::status(&context),
         Verb::Db(verb) => db::db(&context, verb),
+        Verb::Files(verb) => files::files(&context, verb),
         Verb::Barrier(flags) => db::barrier(&context, &flags),
         Verb::Watch => ask::watch(&context),
         Verb::Switchover => ask::order(&context, "switchover", &serde_json::Value::Null),

@@ -7,7 +7,7 @@ use super::plain;
 use crate::api::Status;
 use crate::api::status::{
     ArbiterStatus, DatabaseLine, GateStatus, Level, LinkStatus, PeerStatus, PolicyStatus, Role,
-    StallStatus, VipStatus,
+    StallStatus, TreeLine, VipStatus,
 };
 use crate::journal::{EventLevel, EventRecord};
 
@@ -109,14 +109,7 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
         rows.push(("policy", policy(kind, one)));
     }
     rows.push(("license", format!("{}: {}", status.license.state, plain(&status.license.reason))));
-    rows.extend(status.databases.iter().map(|one| ("database", database(one))));
-    if let Some(one) = &status.alignment {
-        let word = if one.aligned { paint.green("yes") } else { paint.yellow("no") };
-        rows.push((
-            "aligned",
-            one.why.first().map_or(word.clone(), |why| format!("{word}: {}", plain(why))),
-        ));
-    }
+    rows.extend(data(status, paint));
     let memory = if status.realtime.memory_locked { "locked" } else { "not locked" };
     rows.push(("realtime", format!("{} priority, memory {memory}", status.realtime.priority)));
     rows.push(("stalls", stalls(&status.stalls)));
@@ -141,9 +134,28 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     text
 }
 
+/// What is replicated, and whether the standby has it.
+fn data(status: &Status, paint: Paint) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    rows.extend(status.databases.iter().map(|one| ("database", database(one))));
+    rows.extend(status.trees.iter().map(|one| ("tree", tree(one))));
+    rows.extend(status.alignment.iter().map(|one| {
+        let word = if one.aligned { paint.green("yes") } else { paint.yellow("no") };
+        let why = one.why.first().map_or(word.clone(), |why| format!("{word}: {}", plain(why)));
+        ("aligned", why)
+    }));
+    rows
+}
+
 fn database(one: &DatabaseLine) -> String {
     let behind = one.behind.map_or(String::new(), |count| format!(", {count} missing"));
     format!("{} {} at {}:{}{behind}", plain(&one.name), one.state, one.epoch, one.txid)
+}
+
+fn tree(one: &TreeLine) -> String {
+    let behind = one.behind.map_or(String::new(), |count| format!(", {count} missing"));
+    let held = if one.held > 0 { format!(", {} deletions held", one.held) } else { String::new() };
+    format!("{} {}, {} entries{behind}{held}", plain(&one.name), one.state, one.entries)
 }
 
 fn lease(status: &Status) -> String {

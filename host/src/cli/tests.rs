@@ -102,6 +102,7 @@ fn the_status_for_people_begins_with_the_verdict() {
   policy      split-brain house 2.0.0 (site) sha256:cc
   license     off: no trusted key is configured
   database    calls leading at 4:18231, 0 missing
+  tree        recordings leading, 10412 entries, 2 missing
   aligned     yes
   realtime    fifo priority, memory locked
   stalls      wake-ups late by 0.06 ms (p50), 0.19 ms (p99), 1.20 ms (p99.9), 8.40 ms at most

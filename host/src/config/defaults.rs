@@ -1,7 +1,7 @@
 //! Every default and every limit of the configuration, in one place. `examples/staffetta.toml`
 //! shows the same values; a test compares them.
 
-use super::{Alone, CommitMode, JournalMode, LogLevel, ReferenceMethod, TimingProfile};
+use super::{Alone, CommitMode, JournalMode, LogLevel, Mechanism, ReferenceMethod, TimingProfile};
 
 /// Where the configuration is looked for.
 pub const CONFIG_FILE: &str = "/etc/staffetta/staffetta.toml";
@@ -85,6 +85,26 @@ pub const SYNC_TIMEOUT_MS_MIN: u64 = 10;
 pub const UNACKED_MAX: u64 = 1_000_000;
 /// `database.scrub_hours`, at most: thirty days.
 pub const SCRUB_HOURS_MAX: u64 = 720;
+/// Trees, at most.
+pub const TREES_MAX: usize = staffetta_files::TREES_MAX;
+/// Patterns in one `tree.ignore`, at most.
+pub const IGNORES_MAX: usize = 256;
+/// How changes in a tree are noticed.
+pub const TREE_SOURCE: Mechanism = Mechanism::Auto;
+/// Share of a tree's entries, in percent, beyond which deletions wait for an operator.
+pub const DELETE_SHARE_MAX: u64 = 10;
+/// Files of a tree are followed while they grow.
+pub const TREE_GROW: bool = true;
+/// Contents are sent as they are: between two servers of one network that is faster.
+pub const TREE_COMPRESS: bool = false;
+/// Days that deleted and overwritten files are kept in `.staffetta`.
+pub const TRASH_DAYS: u64 = 7;
+/// `tree.trash_days`, at most: ten years.
+pub const TRASH_DAYS_MAX: u64 = 3_650;
+/// Hours from one walk of a whole tree to the next.
+pub const SCAN_HOURS: u64 = 6;
+/// `tree.scan_hours`, at most: thirty days.
+pub const SCAN_HOURS_MAX: u64 = 720;
 /// `bulk.bandwidth_mbit_max`, at most: 100 Gbit/s.
 pub const BULK_MBIT_MAX: u64 = 100_000;
 /// Trusted keys in one list, at most.

@@ -22,6 +22,7 @@ use staffetta_arbiter::Endpoint;
 pub use error::ConfigError;
 pub use host::check_against_host;
 pub use secret::{Secret, parse_hex};
+pub use staffetta_files::Mechanism;
 pub use timing::TimingConfig;
 
 /// The whole configuration of a node. Paths are absolute or relative to the working directory: what
@@ -52,6 +53,8 @@ pub struct Config {
     pub bulk: BulkConfig,
     /// Up to [`defaults::DATABASES_MAX`] patterns of databases that the standby has too.
     pub databases: Vec<DatabaseConfig>,
+    /// Up to [`defaults::TREES_MAX`] folders whose files the standby has too.
+    pub trees: Vec<TreeConfig>,
     /// The three policies.
     pub policies: PoliciesConfig,
     /// Licensing.
@@ -229,6 +232,30 @@ pub struct DatabaseConfig {
     pub unacked_max: u64,
     /// From one comparison of all pages to the next; none: only by command.
     pub scrub_interval: Option<Duration>,
+}
+
+/// A folder, with all that is below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeConfig {
+    /// What both nodes call it.
+    pub name: String,
+    /// Its root on this node: absolute.
+    pub path: PathBuf,
+    /// What is left out, in the syntax of gitignore(5).
+    pub ignore: Vec<String>,
+    /// How changes are noticed.
+    pub source: Mechanism,
+    /// More deletions within ten minutes than this share of all entries, in percent, wait for an
+    /// operator; 100: never.
+    pub delete_share_max: u8,
+    /// Files are followed while they grow, not only when they are closed.
+    pub grow: bool,
+    /// Contents are compressed when that pays.
+    pub compress: bool,
+    /// How long deleted and overwritten files are kept.
+    pub trash: Duration,
+    /// From one walk of the whole tree to the next; none: only when the kernel lost count.
+    pub scan: Option<Duration>,
 }
 
 /// What happens to a database with a rollback journal.
@@ -425,8 +452,11 @@ impl Config {
             // A name is shared; the place of its files is the node's own matter.
             database.pattern.clear();
         }
+        let mut trees: Vec<(&str, &[String])> =
+            self.trees.iter().map(|tree| (tree.name.as_str(), tree.ignore.as_slice())).collect();
+        trees.sort();
         let shared = format!(
-            "{:?} {:?} {vips:?} {policies:?} {:?} {arbiter:?} {databases:?} {}",
+            "{:?} {:?} {vips:?} {policies:?} {:?} {arbiter:?} {databases:?} {trees:?} {}",
             self.cluster.id,
             self.timing.parts_ms(),
             self.license.trusted_keys,

@@ -20,6 +20,7 @@ mod arbiter;
 mod check;
 mod conflict;
 mod database;
+mod tree;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -36,6 +37,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     reader.count("reference", &raw.reference, 0, defaults::REFERENCES_MAX)?;
     reader.count("check", &raw.check, 0, defaults::CHECKS_MAX)?;
     reader.count("database", &raw.database, 0, defaults::DATABASES_MAX)?;
+    reader.count("tree", &raw.tree, 0, defaults::TREES_MAX)?;
     let config = Config {
         path: path.to_owned(),
         cluster,
@@ -49,6 +51,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         arbiter: raw.arbiter.as_ref().map(|arbiter| reader.arbiter(arbiter)).transpose()?,
         bulk: reader.bulk(&raw.bulk)?,
         databases: reader.databases(&raw.database)?,
+        trees: reader.trees(&raw.tree)?,
         policies: reader.policies(&raw.policy)?,
         license: reader.license(&raw.license)?,
         journal_bytes_max: reader.journal_bytes(&raw)?,

@@ -28,6 +28,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) database: Vec<Spanned<RawDatabase>>,
     #[serde(default)]
+    pub(super) tree: Vec<Spanned<RawTree>>,
+    #[serde(default)]
     pub(super) policy: RawPolicies,
     #[serde(default)]
     pub(super) license: RawLicense,
@@ -147,6 +149,21 @@ pub(super) struct RawDatabase {
     pub(super) ack: Option<Spanned<super::Ack>>,
     pub(super) max_unacked: Number,
     pub(super) scrub_hours: Number,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTree {
+    pub(super) name: Text,
+    pub(super) path: Text,
+    #[serde(default)]
+    pub(super) ignore: Vec<Spanned<String>>,
+    pub(super) source: Option<Spanned<super::Mechanism>>,
+    pub(super) delete_share_max: Number,
+    pub(super) grow: Option<bool>,
+    pub(super) compress: Option<bool>,
+    pub(super) trash_days: Number,
+    pub(super) scan_hours: Number,
 }
 
 #[derive(Deserialize, Default)]

@@ -470,6 +470,64 @@ fn databases_are_refused_with_what_to_write() {
     assert_eq!(named("/one/a.db"), named("/other/a.db"), "a name is what the nodes share");
 }
 
+/// Commented in the example together with their table: there is no default tree.
+const TREE_KEYS: [&str; 9] = [
+    "name",
+    "path",
+    "ignore",
+    "source",
+    "delete_share_max",
+    "grow",
+    "compress",
+    "trash_days",
+    "scan_hours",
+];
+
+#[test]
+fn the_tree_of_the_annotated_example_shows_the_defaults() {
+    let table = EXAMPLE.lines().skip_while(|line| *line != "# [[tree]]");
+    let bare = table.map_while(|line| line.strip_prefix("# "));
+    let keys: Vec<&str> =
+        bare.clone().skip(1).map(|line| line.split(" = ").next().unwrap()).collect();
+    assert_eq!(keys, TREE_KEYS);
+    let text: String = bare.map(|line| format!("{line}\n")).collect();
+    let shown = parse(&format!("{GOOD}{text}")).unwrap().trees.remove(0);
+    let least = "[[tree]]\nname = \"recordings\"\npath = \"/var/spool/recordings/\"\n";
+    let least = parse(&format!("{GOOD}{least}")).unwrap().trees.remove(0);
+    assert_eq!(TreeConfig { ignore: Vec::new(), ..shown }, least);
+}
+
+#[test]
+fn trees_are_refused_with_what_to_write() {
+    let second = "path = \"/d\"\n[[tree]]\nname = \"b\"\npath";
+    for (text, words) in [
+        ("name = \"a\"", "`path` is missing here"),
+        ("path = \"/d\"", "`name` is missing here"),
+        ("name = \"a\"\npath = \"d\"", "write an absolute path"),
+        ("name = \"a\"\npath = \"/d/../e\"", "without .."),
+        ("name = \"a\"\npath = \"/\"", "name the folder of an application"),
+        ("name = \"a\"\npath = \"/var/lib/staffetta\"", "the node's own"),
+        ("name = \"a\"\npath = \"/var/lib\"", "the node's own folder /var/lib/staffetta"),
+        ("name = \"a\"\npath = \"/d\"\nignore = [\"a{\"]", "as in gitignore(5)"),
+        ("name = \"a\"\npath = \"/d\"\ndelete_share_max = 0", "write a number from 1 to 100"),
+        ("name = \"a\"\npath = \"/d\"\nsource = \"poll\"", "unknown variant `poll`"),
+        ("name = \"a\"\npath = \"/d\"\nscan_days = 1", "did you mean"),
+        (&format!("name = \"a\"\n{second} = \"/d/e\""), "name the outer one only"),
+        (&format!("name = \"b\"\n{second} = \"/e\""), "is there already on line"),
+    ] {
+        let error = parse(&format!("{GOOD}[[tree]]\n{text}\n")).unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+        assert!(error.starts_with("/etc/staffetta/staffetta.toml:"), "{error}");
+    }
+    let at = |path: &str, ignore: &str| {
+        let text = format!("{GOOD}[[tree]]\nname = \"a\"\npath = \"{path}\"\n{ignore}");
+        parse(&text).unwrap().pair_digest()
+    };
+    assert_eq!(at("/one", ""), at("/other", ""), "a name is what the nodes share");
+    assert_ne!(at("/one", ""), at("/one", "ignore = [\"*.tmp\"]"));
+    assert_ne!(at("/one", ""), parse(GOOD).unwrap().pair_digest());
+}
+
 #[test]
 fn the_annotated_example_shows_the_defaults() {
     let path = Path::new("/etc/staffetta/staffetta.toml");

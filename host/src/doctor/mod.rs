@@ -5,6 +5,7 @@
 
 mod databases;
 mod system;
+mod trees;
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -79,6 +80,7 @@ pub fn examine(config: &Path, stalls: Option<&StallStatus>) -> Vec<Finding> {
             addresses(&config, &mut found);
             links(&config, &mut found);
             databases::databases(&config, &mut found);
+            trees::trees(&config, &mut found);
             if let Some(stalls) = stalls {
                 lease(config.timing.parts_ms()[1], stalls, &mut found);
             }

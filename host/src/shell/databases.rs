@@ -41,6 +41,7 @@ pub(crate) fn alignment(data: &DataLink) -> Option<Alignment> {
         return None;
     }
     let mut why: Vec<String> = data.status().iter().filter_map(misaligned).collect();
+    why.extend(super::trees::misalignments(data));
     why.extend(data.in_the_dark().map(str::to_owned));
     Some(Alignment { aligned: why.is_empty(), bound_ms: ALIGNED_MS_MAX, why })
 }
@@ -86,6 +87,7 @@ pub(crate) fn alarms(data: &DataLink) -> Vec<Alarm> {
             alarms.push(Alarm { name: "database-scrub".into(), text });
         }
     }
+    alarms.extend(super::trees::alarms(data));
     if let Some(trouble) = data.trouble() {
         alarms.push(Alarm { name: "bulk".into(), text: trouble });
     }

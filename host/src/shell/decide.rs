@@ -15,6 +15,7 @@ use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
 use crate::link::{About, LinkView};
 use staffetta_core::{Answerer, Ask, AskId, Event, Question as Asked, Span, Verdict};
 use staffetta_db::Kinship;
+use staffetta_policy::types::DataKind;
 use staffetta_policy::{Answer, FailoverChain, Kind, Policy, Speaker, SplitBrainChain, Subject};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -32,8 +33,17 @@ pub(crate) enum Job {
     /// Go back to the one before; answers with its name, or nothing where no site policy is in
     /// force.
     Rollback(Kind, Sender<Option<Arc<Policy>>>),
-    /// What happens to a database of this node that diverged from the primary's.
-    Rule(PathBuf, staffetta_db::Kinship),
+    /// What happens to data of this node that diverged from the primary's.
+    Rule(Divergence),
+}
+
+/// Data of this node that the primary may lack.
+#[derive(Debug)]
+pub(crate) enum Divergence {
+    /// A database.
+    Database(PathBuf, Kinship),
+    /// A tree, and how many entries only this node has.
+    Tree(String, u64),
 }
 
 /// A question of the core with what the beat thread sees.
@@ -89,8 +99,12 @@ impl Decider {
                 Ok(job) => job,
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => match rulings.pop_front() {
-                    Some((database, kinship)) => {
-                        self.rule(database, kinship);
+                    Some(Divergence::Database(path, kinship)) => {
+                        self.rule(path, kinship);
+                        continue;
+                    }
+                    Some(Divergence::Tree(name, own)) => {
+                        self.rule_tree(name, own);
                         continue;
                     }
                     None => match jobs.recv() {
@@ -101,7 +115,7 @@ impl Decider {
             };
             match job {
                 Job::Ask(question) => self.answer(&question),
-                Job::Rule(database, kinship) => rulings.push_back((database, kinship)),
+                Job::Rule(divergence) => rulings.push_back(divergence),
                 Job::Swap(policy) => match policy.kind() {
                     Kind::Failover => self.failover.swap(policy),
                     Kind::SplitBrain => self.split_brain.swap(policy),
@@ -170,36 +184,63 @@ impl Decider {
             // Opened a moment ago: an operator sees it as diverged.
             return data.say(staffetta_db::Command::Rule(path, false));
         };
-        let newest = self.board.newest();
-        let peer = newest.and_then(|snapshot| snapshot.view.peer);
         let (common, own) = match kinship {
             Kinship::Ancestor => return,
             Kinship::Diverged { common, own } => (common.map(|at| (at.epoch, at.txid)), own),
         };
         let diverged = staffetta_situation::Diverged {
+            kind: DataKind::Database,
             name: status.name.clone(),
             common,
             own,
             epoch: status.position.map_or(0, |at| at.epoch),
-            primary: peer.map_or(0, |peer| peer.epoch.0),
+            primary: self.primary_epoch(),
         };
-        let situation = staffetta_situation::diverged(&self.site.pair, &diverged);
+        let winner = self.judge(&diverged, "staffetta db resync");
+        data.say(staffetta_db::Command::Rule(path, winner));
+    }
+
+    /// The same about a tree, of which so many entries are on this node alone.
+    fn rule_tree(&mut self, name: String, own: u64) {
+        let Some(data) = self.data.get().cloned() else { return };
+        let epoch = data.trees().iter().find(|tree| tree.name == name).map_or(0, |tree| tree.epoch);
+        let diverged = staffetta_situation::Diverged {
+            kind: DataKind::Tree,
+            name: name.clone(),
+            common: None,
+            own: Some(own),
+            epoch,
+            primary: self.primary_epoch(),
+        };
+        let winner = self.judge(&diverged, "staffetta files approve");
+        data.say_trees(staffetta_files::Command::Rule(name, winner));
+    }
+
+    fn primary_epoch(&self) -> u64 {
+        let peer = self.board.newest().and_then(|snapshot| snapshot.view.peer);
+        peer.map_or(0, |peer| peer.epoch.0)
+    }
+
+    /// Whether the policy lets the primary's data stay; journals what it said.
+    fn judge(&mut self, diverged: &staffetta_situation::Diverged, command: &str) -> bool {
+        let situation = staffetta_situation::diverged(&self.site.pair, diverged);
         let now = self.started.elapsed();
         let wall = situation::wall();
         let until = Instant::now() + RULING_MAX;
         let answer = self.split_brain.decide(&situation, &wall, now, until);
+        let subject = (diverged.kind, diverged.name.as_str());
         let (winner, why) = answer.verdict.as_ref().map_or((false, None), |verdict| {
-            staffetta_situation::keeps_the_primarys(&self.site.pair, verdict, &status.name)
+            staffetta_situation::keeps_the_primarys(&self.site.pair, verdict, subject)
         });
         let word = match winner {
-            true => "the primary's data stays, this node's is archived",
-            false => "an operator decides (`staffetta db resync` archives and overwrites)",
+            true => "the primary's data stays, this node's is set aside".to_owned(),
+            false => format!("an operator decides (`{command}` sets this node's aside)"),
         };
         let reason = why.unwrap_or_else(|| "no ruling on it".into());
-        let text = format!("{}: {word}: {reason}", path.display());
-        self.reporter.event(EventLevel::Warn, "database-ruling", text);
-        self.record("diverged", &situation, &answer, Some((word.into(), reason)));
-        data.say(staffetta_db::Command::Rule(path, winner));
+        let text = format!("{}: {word}: {reason}", diverged.name);
+        self.reporter.event(EventLevel::Warn, "data-ruling", text);
+        self.record("diverged", &situation, &answer, Some((word, reason)));
+        winner
     }
 
     fn reply(&self, id: AskId, verdict: Option<Verdict>) {

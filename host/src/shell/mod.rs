@@ -25,6 +25,7 @@ mod report;
 mod situation;
 mod snapshot;
 mod tasks;
+mod trees;
 
 use self::beats::{Beats, Parts};
 use self::clock::Clock;
@@ -298,7 +299,7 @@ fn beat_parts(
         peer_preferred: config.peer.preferred,
         arbiter: config.arbiter.is_some(),
         timing,
-        data: !config.databases.is_empty(),
+        data: !config.databases.is_empty() || !config.trees.is_empty(),
         drain_patience: Span(u64::try_from(data::drain_patience(config).as_nanos())?),
     };
     let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });

@@ -5,6 +5,7 @@ use super::decide::Job;
 use super::inbox::{Mail, Outbox};
 use super::policies::{Loader, kind_of};
 use super::snapshot::Board;
+use super::trees;
 use crate::api::{Order, OrderError, OrderKind, PolicyKind};
 use staffetta_core::{Order as CoreOrder, Refusal};
 use staffetta_db::Command;
@@ -34,20 +35,28 @@ pub(crate) async fn take(
             }
             OrderKind::Scrub { name } => scrub(&data, name),
             OrderKind::Resync { name } => resync(&data, &name),
+            OrderKind::Tree { name, order: wanted } => {
+                // Answered by the thread that owns the trees.
+                trees::order(&data, name, wanted, order.reply);
+                continue;
+            }
             OrderKind::PolicyRollback { kind } => {
                 rollback(kind, jobs_of(kind, &failover_jobs, &license_jobs)).await
             }
         };
         // Whoever ordered may have gone; what was done is in the journal.
-        let _ = order.reply.send(result);
+        let _ = order.reply.send(result.map(Into::into));
     }
 }
 
 fn scrub(data: &DataLink, name: Option<String>) -> Result<String, OrderError> {
-    let path = name.as_deref().map(|name| database(data, name)).transpose()?;
-    if !data.is_configured() {
-        return Err(no_database("any"));
+    if data.status().is_empty() && name.is_none() {
+        return Err(OrderError::new(
+            "no database is replicated",
+            "add [[database]] to the configuration of both nodes",
+        ));
     }
+    let path = name.as_deref().map(|name| database(data, name)).transpose()?;
     data.say(Command::Scrub(path));
     Ok("all pages are being compared; `staffetta db status` shows the result".into())
 }
@@ -139,7 +148,7 @@ fn refused(refusal: Refusal) -> OrderError {
         }
         Refusal::DataNotShipped => (
             "the standby did not get all data in time; writers go on here",
-            "see `staffetta db status`: wait until it is aligned, then try again",
+            "see `staffetta status --aligned`: wait until it is aligned, then try again",
         ),
         Refusal::Arbiter => (
             "the arbiter does not answer, or its register belongs to another node",

@@ -101,6 +101,7 @@ impl Publisher {
             },
             stalls: snapshot.lateness.summary(),
             databases: super::databases::lines(&self.data),
+            trees: super::trees::lines(&self.data),
             alignment: super::databases::alignment(&self.data),
         }
     }

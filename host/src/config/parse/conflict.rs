@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use toml::Spanned;
 
@@ -17,7 +18,8 @@ pub(super) fn refuse(config: &Config, raw: &RawConfig, source: Source<'_>) -> Re
     names(raw, source)?;
     links(config, raw, source)?;
     vips(config, raw, source)?;
-    references(config, raw, source)
+    references(config, raw, source)?;
+    trees(config, raw, source)
 }
 
 /// Where a value is; the beginning of the file for what is there by construction.
@@ -59,7 +61,7 @@ fn unique<'a>(
 }
 
 /// Fails at the second of two equal keys; `text` gets the key and the line of the first.
-fn first_twice<K: Eq + Hash + Copy>(
+pub(super) fn first_twice<K: Eq + Hash + Copy>(
     source: Source<'_>,
     items: impl Iterator<Item = (K, Range<usize>)>,
     text: impl Fn(K, usize) -> String,
@@ -149,6 +151,24 @@ fn references(config: &Config, raw: &RawConfig, source: Source<'_>) -> Result<()
                 reference.name, reference.address
             );
             return Err(source.error(span(raw.get_ref().address.as_ref()), text));
+        }
+    }
+    Ok(())
+}
+
+/// A tree that held the node's own state would follow its own index.
+fn trees(config: &Config, raw: &RawConfig, source: Source<'_>) -> Result<()> {
+    let own = [&config.node.state_dir, &config.node.run_dir];
+    for (tree, raw) in config.trees.iter().zip(&raw.tree) {
+        let touches = |dir: &&&PathBuf| dir.starts_with(&tree.path) || tree.path.starts_with(dir);
+        if let Some(dir) = own.iter().find(touches) {
+            let text = format!(
+                "tree.path: {} and the node's own folder {} are one, or one holds the other: name \
+                 a folder of an application",
+                tree.path.display(),
+                dir.display()
+            );
+            return Err(source.error(span(raw.get_ref().path.as_ref()), text));
         }
     }
     Ok(())
