@@ -3,6 +3,7 @@
 
 mod arbiter;
 mod case;
+mod churn;
 mod deeds;
 mod kamailio;
 mod phone;
@@ -11,6 +12,7 @@ mod writer;
 
 pub use arbiter::ArbiterSeat;
 pub use case::{ArbiterDeeds, Case, Scene, Serves, arbitrated, check, check_each, single};
+pub use churn::Churn;
 pub use deeds::{NO_GAP_MS, heal, kill, start};
 pub use kamailio::{KAMAILIO_PORT, Kamailio};
 pub use phone::Phone;

@@ -18,7 +18,8 @@ const RESERVED: &[(&str, &[&str])] = &[
     ("netlink_packet_netfilter", &["host/vip/"]),
     ("netlink_packet_route", &["host/vip/"]),
     ("netlink_sys", &["host/vip/"]),
-    ("rusqlite", &["host/db/", "host/src/journal"]),
+    ("rusqlite", &["host/db/", "host/files/src/index", "host/src/journal"]),
+    ("notify", &["host/files/src/watch"]),
     ("wit_bindgen", &["sdk/"]),
     ("tokio_rustls", &["host/arbiter/"]),
     ("rustls", &["host/bulk/", "host/arbiter/"]),
@@ -55,8 +56,16 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
             "staffetta_bundle",
         ],
     ),
-    ("host/barrier/", &["staffetta_core", "staffetta_db", "staffetta_lab"]),
-    ("host/commit/", &["staffetta_core", "staffetta_db", "staffetta_lab"]),
+    (
+        "host/db/",
+        &["staffetta", "staffetta_core", "staffetta_policy", "staffetta_lab", "staffetta_files"],
+    ),
+    (
+        "host/files/",
+        &["staffetta", "staffetta_core", "staffetta_policy", "staffetta_lab", "staffetta_db"],
+    ),
+    ("host/barrier/", &["staffetta_core", "staffetta_db", "staffetta_files", "staffetta_lab"]),
+    ("host/commit/", &["staffetta_core", "staffetta_db", "staffetta_files", "staffetta_lab"]),
     ("host/sim/", &["staffetta_vip", "staffetta_lab", "staffetta_arbiter"]),
     (
         "host/situation/",
