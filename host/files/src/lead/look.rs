@@ -54,8 +54,7 @@ impl Lead {
         seen: Option<(Found, Option<Row>)>,
         now: Instant,
     ) -> Result<Looked, IndexError> {
-        let is_scanned = seen.is_some();
-        let mut is_carried = false;
+        let (is_scanned, mut is_carried) = (seen.is_some(), false);
         if item.written {
             self.note_written(path, now);
         }
@@ -105,13 +104,10 @@ impl Lead {
             }
         }
         // What was hinted at below a folder before it moved may have been looked for in vain.
-        let is_new_dir = kind == Kind::Dir
-            && (is_carried
-                || old.as_ref().is_none_or(|row| !is_same_inode(&row.stamp, &found.stamp)));
-        if is_carried
-            && item.force == Force::No
-            && let Some(row) = old.filter(|row| is_only_elsewhere(row, &found))
-        {
+        let is_other = old.as_ref().is_none_or(|row| !is_same_inode(&row.stamp, &found.stamp));
+        let is_new_dir = kind == Kind::Dir && (is_carried || is_other);
+        let is_plain = is_carried && item.force == Force::No;
+        if let Some(row) = old.filter(|row| is_plain && is_only_elsewhere(row, &found)) {
             return self.moved_large(path, item, &row, &found, now);
         }
         let looked = self.read(path, item, old.as_ref(), &found, now)?;
