@@ -89,13 +89,16 @@ def as_object(notes, parts, times, about):
     rss = notes.get(("rss", "staffetta"))
     if rss and out.get("rss_mb_1m_files") is None:
         out[f"rss_mb_{rss[-1]['files'] // 1000}k_files"] = max(rss[-1]["rss_mb"].values())
+    storms = [run["later"] for (part, _), runs in notes.items() if part == "storm" for run in runs if "later" in run]
+    if storms: out["storm_lost_later"] = sum(storms)
     rivals, own = {}, {}
     for (part, who), runs in notes.items():
         if who.startswith(("rsync", "lsyncd")): rivals.setdefault(who, {})[part] = runs
         else: own[f"{part}_{who}" if part == "storm" else part] = runs
     return {**out, "rival": {name: rival for name, (_, rival, _) in found.items() if rival is not None},
             "must": {name: [METRICS[name][3], limit(name, times)] for name in found},
-            "reason": {name: reason for name, (_, _, reason) in found.items() if reason}, "aligned_untrue": untrue(notes), **about,
+            "reason": {name: reason for name, (_, _, reason) in found.items() if reason},
+            "aligned_untrue": untrue(notes), **about,
             "rivals": rivals, "staffetta": own}
 
 
@@ -110,6 +113,8 @@ def report(notes, parts, times, as_json, about):
         mark = "" if is_good else f"   not counted: {reason}" if value is None else "   MISSED"
         theirs = "-" if rival is None else f"{rival:g}"
         print(f"{name:22} {shown:>10} {how} {must:<6g} {unit:6} {METRICS[name][4] or '-':>7} {theirs:>9}{mark}")
+    late = [run for (part, _), runs in notes.items() if part == "storm" for run in runs if run["lost"] and "later" in run]
+    if late: say(f"in {len(late)} storms files came after `aligned`; {sum(run['later'] for run in late)} were never seen")
     for row in untrue(notes): say(f"`status --aligned` was not true: {row}")
 
 

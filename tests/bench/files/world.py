@@ -296,8 +296,8 @@ class Lsyncd(Rival):
                     f'sync {{ default.rsync, source = "{self.source}", target = "{self.url}", delay = {delay_s}, delete = true,\n'
                     f'  rsync = {{ archive = true }} }}\n')
         log = open(f"{self.home}/lsyncd.out", "ab")
-        self.daemon = subprocess.Popen(self.inside("na", "lsyncd", f"{self.home}/lsyncd.lua"), stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=log, start_new_session=True)
+        command = self.inside("na", "lsyncd", f"{self.home}/lsyncd.lua")
+        self.daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         os.mkdir(f"{self.source}/ready")
         self.wait(lambda: os.path.isdir(f"{self.target}/ready"), READY_S_MAX)
 
