@@ -444,6 +444,27 @@ fn folders_keep_their_times_whatever_is_done_in_them() {
 }
 
 #[test]
+fn a_file_that_grows_fast_is_durable_before_a_second_is_over() {
+    let mut bed = Bed::new();
+    let whole = vec![7; 6 * 1024 * 1024];
+    bed.apply(vec![put("log", &whole[..1])]);
+    bed.send(vec![append("log", &whole[..2], 1)]);
+    bed.run();
+    let (begun, mut at, mut acked) = (Instant::now(), 2, bed.take().len());
+    assert_eq!(acked, 1, "what grew first is synced at once");
+    while acked == 1 && begun.elapsed() < Duration::from_millis(950) {
+        let next = (at + 200_000).min(whole.len());
+        if at < next {
+            bed.send(vec![append("log", &whole[..next], at)]);
+            at = next;
+        }
+        bed.turn();
+        acked += bed.take().len();
+    }
+    assert!(acked > 1, "{at} bytes after {:?}", begun.elapsed());
+}
+
+#[test]
 fn a_file_that_grows_is_written_in_place_and_acknowledged_when_durable() {
     let mut bed = Bed::new();
     let whole: Vec<u8> = (0..200_000_u32).map(|at| (at % 253) as u8).collect();

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const GATHER: Duration = Duration::from_millis(1);
 /// Files that grew are made durable this often, unless something else is made durable anyway.
 const GROWN_INTERVAL: Duration = Duration::from_secs(1);
+/// Or when they grew by this much together: the primary's window is not much larger.
+const GROWN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// More temps than this are made durable all at once.
 const FLUSH_TEMPS_MAX: usize = 16;
 /// Files that grew and are kept open until they are durable.
@@ -115,6 +117,8 @@ pub(super) struct Grown {
     /// The connection and the number of each step.
     steps: Vec<(u64, u64)>,
     synced: Option<Instant>,
+    /// By how much they grew since then.
+    bytes: usize,
 }
 
 impl Grown {
@@ -123,20 +127,24 @@ impl Grown {
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        let next = self.synced.map(|synced| synced + GROWN_INTERVAL);
+        let full = self.bytes >= GROWN_BYTES_MAX;
+        let next = self.synced.filter(|_| !full).map(|synced| synced + GROWN_INTERVAL);
         (!self.steps.is_empty()).then(|| next.unwrap_or_else(Instant::now))
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        !self.steps.is_empty() && self.synced.is_none_or(|synced| now >= synced + GROWN_INTERVAL)
+        let full = self.bytes >= GROWN_BYTES_MAX;
+        let waited = self.synced.is_none_or(|synced| now >= synced + GROWN_INTERVAL);
+        !self.steps.is_empty() && (full || waited)
     }
 
     fn intent(&self) -> BTreeMap<TreePath, Digest> {
         self.files.keys().map(|path| (path.clone(), Digest::default())).collect()
     }
 
-    fn add(&mut self, path: TreePath, file: File, connection: u64, seq: u64) {
-        self.steps.push((connection, seq));
+    fn add(&mut self, path: TreePath, file: File, bytes: usize, step: (u64, u64)) {
+        self.steps.push(step);
+        self.bytes += bytes;
         if self.files.contains_key(&path) {
             return;
         }
@@ -369,7 +377,18 @@ impl Attend {
             }
             Done::Grown(file) => {
                 let (path, _) = step.ready.paths();
-                self.grown.add(path.clone(), file, group.connection, step.seq);
+                let bytes = match &step.ready {
+                    Ready::Append { bytes, .. } => bytes.len(),
+                    Ready::File { .. }
+                    | Ready::Symlink { .. }
+                    | Ready::Dir { .. }
+                    | Ready::Kept { .. }
+                    | Ready::Link { .. }
+                    | Ready::Rename { .. }
+                    | Ready::Delete(_)
+                    | Ready::Refused(..) => 0,
+                };
+                self.grown.add(path.clone(), file, bytes, (group.connection, step.seq));
             }
             Done::Refused(why) => {
                 if let Refusal::Failed(text) = &why {
@@ -412,6 +431,7 @@ impl Attend {
                 grown.extend(file);
             }
             self.grown.open = 0;
+            self.grown.bytes = 0;
         }
         let mut flush = self.ground.take_flush(grown);
         if is_many && flush.is_ok() {
