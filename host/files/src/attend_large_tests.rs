@@ -207,19 +207,3 @@ fn a_step_waits_for_the_large_file_at_its_path() {
     bed.run();
     assert!(bed.attend().larges.is_empty());
 }
-
-impl Bed {
-    fn apply_after(&mut self, seq: u64, deeds: Vec<Deed<'_>>) {
-        let last = self.send(deeds);
-        self.run();
-        let mut acked = Vec::new();
-        for message in self.take() {
-            match message {
-                Message::Ack(7, numbers) => acked.extend(numbers),
-                other => panic!("{other:?}"),
-            }
-        }
-        acked.sort_unstable();
-        assert_eq!(acked, (seq..=last).collect::<Vec<_>>());
-    }
-}

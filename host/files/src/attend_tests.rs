@@ -182,7 +182,12 @@ impl Bed {
 
     /// Does these steps; all must be acknowledged, in any order.
     fn apply(&mut self, deeds: Vec<Deed<'_>>) {
-        let first = self.seq + 1;
+        self.apply_after(self.seq + 1, deeds);
+        self.check();
+    }
+
+    /// The same, with those that are not acknowledged yet, from this number on.
+    fn apply_after(&mut self, first: u64, deeds: Vec<Deed<'_>>) {
         let last = self.send(deeds);
         self.run();
         let mut acked = Vec::new();
@@ -194,7 +199,6 @@ impl Bed {
         }
         acked.sort_unstable();
         assert_eq!(acked, (first..=last).collect::<Vec<_>>());
-        self.check();
     }
 
     /// Does one step, which must be refused.

@@ -360,7 +360,11 @@ impl Engine {
             }
             self.send();
         }
-        if appeared {
+        // All of them, or the next turn would end the next connection.
+        let broken = self.trees.iter_mut().filter_map(Followed::take_broke).last();
+        if let Some(name) = broken {
+            self.ended(&format!("tree {name} closed amid it"));
+        } else if appeared {
             self.introduce();
         }
         self.stirred |= more;

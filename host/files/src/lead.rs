@@ -326,16 +326,16 @@ impl Lead {
         let path = self.tree.path.display();
         let why = match self.tree.marker() {
             _ if !self.tree.is_there() => Some(format!(
-                "{path} is not the folder that it was: it was unmounted, moved or deleted; \
-                 mount it again, or restart to take what is there now"
+                "{path} is not the folder that it was: it was unmounted, moved or deleted; mount it \
+                 again, or `staffetta files approve` what is there now"
             )),
             Ok(Some(id)) if id == self.settings.tree_id => None,
             Ok(Some(_)) => Some(format!(
                 "{path}/.staffetta/root belongs to another tree: mount the right file system there"
             )),
             Ok(None) => Some(format!(
-                "{path}/.staffetta/root is missing: mount the file system that belongs there; if \
-                 it is gone for good, remove this tree from the configuration and add it again"
+                "{path}/.staffetta/root is missing: mount the file system that belongs there, or \
+                 `staffetta files approve` what is there now"
             )),
             Err(error) => Some(format!("{path}/.staffetta/root cannot be read: {error}")),
         };

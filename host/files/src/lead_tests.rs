@@ -381,7 +381,7 @@ impl Pair {
     }
 
     fn settle(&mut self) {
-        self.until("aligned", |pair| pair.lead.backlog().aligned && pair.lead.is_drained());
+        self.until("aligned", |pair| pair.lead.is_aligned() && pair.lead.is_drained());
     }
 
     /// Settles, and compares both trees whole.
@@ -998,7 +998,7 @@ fn cold_scan_of_many_small_files() {
     let mut pair = Pair::unsettled(prepare, |_| {});
     pair.connect();
     let (mut spent, mut out) = (Duration::ZERO, Vec::new());
-    while !(pair.lead.backlog().aligned) {
+    while !pair.lead.is_aligned() {
         let begin = cpu();
         pair.lead.turn(Instant::now(), ROOM, &mut out);
         spent += cpu() - begin;

@@ -90,6 +90,20 @@ impl Ready {
         }
     }
 
+    /// The temp that holds its content, and the path that it will have.
+    pub(super) fn temp(&self) -> Option<(&TreePath, &Temp)> {
+        if let Ready::File { path, temp: Some(temp), .. } = self {
+            Some((path, temp))
+        } else {
+            None
+        }
+    }
+
+    /// Bytes that it adds to a file in place.
+    pub(super) fn added(&self) -> usize {
+        if let Ready::Append { bytes, .. } = self { bytes.len() } else { 0 }
+    }
+
     /// What it changes, and where from.
     pub(super) fn paths(&self) -> (&TreePath, Option<&TreePath>) {
         match self {

@@ -85,18 +85,7 @@ impl Group {
     }
 
     pub(super) fn holds(&self, wanted: &TreePath) -> bool {
-        self.steps.iter().any(|step| match &step.ready {
-            Ready::File { path, temp: Some(_), .. } => path == wanted,
-            Ready::File { .. }
-            | Ready::Symlink { .. }
-            | Ready::Dir { .. }
-            | Ready::Kept { .. }
-            | Ready::Link { .. }
-            | Ready::Append { .. }
-            | Ready::Rename { .. }
-            | Ready::Delete(_)
-            | Ready::Refused(..) => false,
-        })
+        self.steps.iter().filter_map(|step| step.ready.temp()).any(|(path, _)| path == wanted)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -142,8 +131,8 @@ impl Grown {
         self.files.keys().map(|path| (path.clone(), Digest::default())).collect()
     }
 
-    fn add(&mut self, path: TreePath, file: File, bytes: usize, step: (u64, u64)) {
-        self.steps.push(step);
+    fn add(&mut self, path: TreePath, file: File, (bytes, connection, seq): (usize, u64, u64)) {
+        self.steps.push((connection, seq));
         self.bytes += bytes;
         if self.files.contains_key(&path) {
             return;
@@ -298,19 +287,8 @@ impl Attend {
             return Ok(true);
         }
         let Some(group) = &self.current else { return Ok(false) };
-        let temps = group.steps.iter().skip(group.synced).filter_map(|step| match &step.ready {
-            Ready::File { temp: Some(temp), .. } => Some(&temp.file),
-            Ready::File { .. }
-            | Ready::Symlink { .. }
-            | Ready::Dir { .. }
-            | Ready::Kept { .. }
-            | Ready::Link { .. }
-            | Ready::Append { .. }
-            | Ready::Rename { .. }
-            | Ready::Delete(_)
-            | Ready::Refused(..) => None,
-        });
-        let temps: Vec<&File> = temps.collect();
+        let temps = group.steps.iter().skip(group.synced).filter_map(|step| step.ready.temp());
+        let temps: Vec<&File> = temps.map(|(_, temp)| &temp.file).collect();
         let flush = match temps.len() {
             0 => None,
             1..=FLUSH_TEMPS_MAX => Some(each(&temps)),
@@ -377,18 +355,8 @@ impl Attend {
             }
             Done::Grown(file) => {
                 let (path, _) = step.ready.paths();
-                let bytes = match &step.ready {
-                    Ready::Append { bytes, .. } => bytes.len(),
-                    Ready::File { .. }
-                    | Ready::Symlink { .. }
-                    | Ready::Dir { .. }
-                    | Ready::Kept { .. }
-                    | Ready::Link { .. }
-                    | Ready::Rename { .. }
-                    | Ready::Delete(_)
-                    | Ready::Refused(..) => 0,
-                };
-                self.grown.add(path.clone(), file, bytes, (group.connection, step.seq));
+                let grown = (step.ready.added(), group.connection, step.seq);
+                self.grown.add(path.clone(), file, grown);
             }
             Done::Refused(why) => {
                 if let Refusal::Failed(text) = &why {

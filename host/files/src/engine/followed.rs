@@ -44,7 +44,8 @@ pub(crate) enum Side {
     Attend(Box<Attend>),
 }
 
-/// Why nothing is done with a tree that could be opened, until an operator says so.
+/// Why nothing is done with a tree that could be opened, until its root is back or an operator says
+/// so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Halt {
     /// The index is of a tree with this marker, and the root has none.
@@ -107,6 +108,8 @@ pub(crate) struct Followed {
     peer_behind: Option<(u64, Instant)>,
     behind_since: Option<Instant>,
     told: Told,
+    /// It closed amid a connection: what both nodes know of each other is not the same any more.
+    broke: bool,
 }
 
 /// What was said to the journal last.
@@ -148,6 +151,7 @@ impl Followed {
             peer_behind: None,
             behind_since: None,
             told: Told::default(),
+            broke: false,
         }
     }
 
@@ -156,12 +160,20 @@ impl Followed {
     }
 
     pub(crate) fn may_open(&self, now: Instant) -> bool {
-        self.halted.is_none() && now >= self.retry_at
+        // A root may come back by itself; another pair's tree does not become this one's.
+        self.halted != Some(Halt::OtherPair) && now >= self.retry_at
+    }
+
+    /// Its name, if the connection must begin anew for its sake; says so once.
+    pub(crate) fn take_broke(&mut self) -> Option<String> {
+        std::mem::take(&mut self.broke).then(|| self.options.name.clone())
     }
 
     /// Opens root, index and source of changes, and begins on the side that is wanted.
     pub(crate) fn open(&mut self, follows: bool, now: Instant) {
+        self.halted = None;
         match self.try_open(follows, now) {
+            Ok(()) if self.halted.is_some() => {}
             Ok(()) => {
                 if self.trouble.take().is_some() {
                     self.notices.push(Notice::Healed(self.options.name.clone()));
@@ -194,7 +206,7 @@ impl Followed {
         self.side = Side::Closed;
         self.source = None;
         self.tree = None;
-        self.peer_id = None;
+        self.broke |= self.peer_id.take().is_some();
     }
 
     /// This node is primary of this epoch.
@@ -409,6 +421,15 @@ impl Followed {
                 return false;
             }
         };
+        if self.hints.contains(&Hint::RootGone) && matches!(self.side, Side::Attend(_)) {
+            // What arrives must not go where nobody sees it. (The primary's side looks by itself,
+            // and keeps what it knows.)
+            self.fail(
+                format!("{} is gone: mount its disk again", self.options.path.display()),
+                now,
+            );
+            return false;
+        }
         for hint in self.hints.drain(..) {
             if hint == Hint::Overflow {
                 self.notices.push(Notice::Overflow(self.options.name.clone()));
@@ -448,7 +469,7 @@ impl Followed {
     /// A root that was away may come back as another mount of the same tree.
     fn find_root_again(&mut self, now: Instant) {
         let Side::Lead(lead) = &self.side else { return };
-        if now < self.retry_at || lead.backlog().halted.is_none() {
+        if now < self.retry_at || !lead.is_halted() {
             return;
         }
         self.retry_at = now + RETRY_INTERVAL;
@@ -468,12 +489,12 @@ impl Followed {
         let aligned = match &mut self.side {
             Side::Closed => return,
             Side::Lead(lead) => {
-                let backlog = lead.backlog();
-                if backlog.held_entries > told.held {
-                    self.notices.push(Notice::Held(name(), backlog.held_entries));
+                let held = lead.held_entries();
+                if held > told.held {
+                    self.notices.push(Notice::Held(name(), held));
                 }
-                told.held = backlog.held_entries;
-                backlog.aligned
+                told.held = held;
+                lead.is_aligned()
             }
             Side::Attend(attend) => {
                 let seen = attend.counters();
@@ -526,7 +547,7 @@ impl Followed {
 
     pub(crate) fn due(&self) -> Option<Instant> {
         let side = match &self.side {
-            Side::Closed if self.halted.is_some() => return None,
+            Side::Closed if self.halted == Some(Halt::OtherPair) => return None,
             Side::Closed => return Some(self.retry_at),
             Side::Lead(lead) => lead.due(),
             Side::Attend(attend) => attend.due(),

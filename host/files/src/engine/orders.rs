@@ -40,26 +40,28 @@ impl Engine {
     }
 
     fn lead(&mut self, epoch: u64, now: Instant) {
-        let anew = self.role != Role::Leading(epoch);
-        if self.role == Role::Following {
-            // What the former primary said is over.
-            self.forget_stream();
+        if self.role == Role::Leading(epoch) {
+            return;
         }
+        // What was said, and its numbers, belong to one reign.
+        self.forget_stream();
         self.role = Role::Leading(epoch);
         self.floor = self.floor.max(epoch);
         for tree in &mut self.trees {
             tree.lead(epoch, now);
         }
         self.leading.store(epoch, Ordering::Release);
-        if anew {
-            self.introduce();
-        }
     }
 
     fn follow(&mut self, epoch: u64, now: Instant) {
         self.leading.store(0, Ordering::Release);
+        let newer = epoch > self.floor;
         self.floor = self.floor.max(epoch);
         if self.role == Role::Following {
+            // Whoever speaks on the stream led a reign that is over.
+            if newer && self.begun {
+                self.forget_stream();
+            }
             return;
         }
         self.role = Role::Following;

@@ -101,7 +101,7 @@ impl Engine {
         true
     }
 
-    fn ended(&mut self, why: &str) {
+    pub(super) fn ended(&mut self, why: &str) {
         tracing::info!(%why, "files: the connection ended");
         self.forget_stream();
     }

@@ -25,8 +25,6 @@ pub(crate) struct Backlog {
     pub open: bool,
     /// Why it does not, in its own words.
     pub closed: Option<String>,
-    /// It has exactly this tree, as far as this was seen.
-    pub aligned: bool,
     /// Why nothing is looked at, and what to do.
     pub halted: Option<String>,
     /// Paths that cannot be replicated for now, and some of them.
@@ -61,7 +59,6 @@ impl Lead {
             comparing: self.is_comparing(),
             open: self.is_open(),
             closed: self.link.as_ref().and_then(|link| link.closed.clone()),
-            aligned: self.halted.is_none() && self.is_agreed() && !self.is_busy(),
             halted: self.halted.clone(),
             troubles: self.trouble.len() as u64,
             troubled: troubled
@@ -70,6 +67,21 @@ impl Lead {
             others: self.others,
             silent_changes: self.silent_changes,
         }
+    }
+
+    /// The standby has exactly this tree, as far as this was seen.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.halted.is_none() && self.is_agreed() && !self.is_busy()
+    }
+
+    /// Nothing is looked at: the root is not what it was, or the index fails.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.is_some()
+    }
+
+    /// Entries whose deletion waits for an operator.
+    pub(crate) fn held_entries(&self) -> u64 {
+        self.guard.held_count().1
     }
 
     /// From now on what is noticed later does not count for [`Lead::is_drained`]; none: it does.

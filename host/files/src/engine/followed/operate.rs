@@ -16,7 +16,7 @@ impl Followed {
         out: &mut Vec<Vec<u8>>,
     ) -> Result<String, String> {
         if let Side::Lead(lead) = &self.side
-            && lead.backlog().halted.is_some()
+            && lead.is_halted()
         {
             self.halted = self.marker.map(Halt::MarkerGone);
             self.close();
@@ -35,8 +35,8 @@ impl Followed {
             return Ok("what only this node has is set aside, and the primary's taken".into());
         }
         match &mut self.side {
-            Side::Lead(lead) if lead.backlog().held > 0 => {
-                let held = lead.backlog().held_entries;
+            Side::Lead(lead) if lead.held_entries() > 0 => {
+                let held = lead.held_entries();
                 lead.approve();
                 Ok(format!("{held} entries are deleted on the standby"))
             }
