@@ -12,7 +12,7 @@ mod local;
 use super::durable::Flush;
 use super::*;
 use crate::digest::{self, Digest};
-use crate::entry::{Entry, Kind, Xattr, Xattrs};
+use crate::entry::{Entry, Kind, Xattr, Xattrs, link_sum};
 use crate::tree::Aside;
 use crate::watch::Hint;
 use crate::wire::{Body, Deed, Frame, Refusal};
@@ -445,6 +445,29 @@ fn folders_keep_their_times_whatever_is_done_in_them() {
     let sum = bed.sum("d/e/b");
     bed.apply(vec![Deed::Rename { from: path("d/e/b"), to: path("d/b"), sum }]);
     assert_eq!((bed.mtime("d"), bed.mtime("d/e")), (MTIME, MTIME));
+}
+
+#[test]
+fn names_of_one_file_that_are_two_files_here_are_no_agreement() {
+    let mut bed = Bed::new();
+    let entry = Entry { linked: true, ..entry(Kind::File, b"x") };
+    let named =
+        |name: &str, body| Deed::Put { path: path(name), entry, xattrs: Xattrs::default(), body };
+    bed.apply(vec![named("a", Body::Bytes(b"x")), named("b", Body::Bytes(b"x"))]);
+    let links = link_sum([path("a"), path("b")].iter()).to_le_bytes();
+    for agreed in [false, true] {
+        if agreed {
+            bed.apply(vec![named("b", Body::Link(path("a")))]);
+        }
+        let own = bed.attend().ground.index.sums().unwrap();
+        bed.seq += 1;
+        let seq = bed.seq;
+        bed.attend().head(seq, Sums { links, ..own }).unwrap();
+        bed.run();
+        let said = if agreed { Message::Ack(7, vec![seq]) } else { Message::Offer(7, own) };
+        assert_eq!(bed.take(), [said]);
+        assert_eq!(bed.attend().is_aligned(), agreed);
+    }
 }
 
 #[test]

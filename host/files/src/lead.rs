@@ -326,8 +326,8 @@ impl Lead {
         let path = self.tree.path.display();
         let why = match self.tree.marker() {
             _ if !self.tree.is_there() => Some(format!(
-                "{path} is not the folder that it was: it was unmounted, moved or deleted; mount it \
-                 again, or `staffetta files approve` what is there now"
+                "{path} is not the folder that it was: it was unmounted, moved or deleted; mount \
+                 it again, or `staffetta files approve` what is there now"
             )),
             Ok(Some(id)) if id == self.settings.tree_id => None,
             Ok(Some(_)) => Some(format!(

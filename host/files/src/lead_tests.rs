@@ -1,6 +1,6 @@
 use super::*;
 use crate::digest::{self, Digest, SEGMENT_BYTES};
-use crate::entry::{Entry, Kind, Sums};
+use crate::entry::{Entry, Kind, Row, Sums};
 use crate::wire;
 use crate::wire::{Body, Child, Deed, Frame, Message, Refusal, Step};
 use std::collections::BTreeMap;
@@ -668,6 +668,60 @@ fn names_that_move_up_by_one_are_moved() {
         ["rename log.3 log.4", "rename log.2 log.3", "rename log.1 log.2", "rename log.0 log.1"];
     let deeds = pair.deeds();
     assert_eq!(deeds[..4], moves, "{deeds:?}");
+}
+
+#[test]
+fn names_that_are_two_files_on_the_standby_are_linked_again() {
+    let mut pair = Pair::new();
+    pair.write("a", b"x");
+    fs::hard_link(pair.root.join("a"), pair.root.join("b")).unwrap();
+    pair.changed("b");
+    pair.settle();
+    pair.deeds();
+    let sums = Sums { links: [0; 16], ..pair.lead.index.sums().unwrap() };
+    pair.lead.offer(sums).unwrap();
+    pair.check();
+    assert_eq!(pair.deeds(), ["put b link a"]);
+}
+
+#[test]
+fn a_file_that_is_closed_is_read_though_nothing_seems_new() {
+    let mut pair = Pair::new();
+    pair.write("a", b"whole");
+    pair.settle();
+    // As after a look amid a write(2) whose times were those of its beginning.
+    let row = pair.lead.index.get(&path("a")).unwrap().unwrap();
+    let torn = Entry { content: digest::hash(b"torn "), ..row.entry };
+    pair.lead.index.put(&path("a"), &Row { entry: torn, racy: false, ..row }).unwrap();
+    pair.hint(Hint::Written(path("a")));
+    pair.hint(Hint::Closed(path("a")));
+    pair.until("read", |pair| {
+        let row = pair.lead.index.get(&path("a")).unwrap().unwrap();
+        row.entry.content == digest::hash(b"whole")
+    });
+    pair.check();
+}
+
+#[test]
+fn a_share_of_all_holds_no_deletion() {
+    let mut pair = Pair::with(
+        |root| (0..150).for_each(|at| fs::write(root.join(format!("f{at}")), b"x").unwrap()),
+        |settings| settings.guard_share = 100,
+    );
+    fs::create_dir(pair.root.join("stays")).unwrap();
+    pair.changed("stays");
+    for round in 0..3 {
+        for at in 0..149 {
+            fs::remove_file(pair.root.join(format!("f{at}"))).unwrap();
+            pair.changed(&format!("f{at}"));
+        }
+        pair.check();
+        assert_eq!(pair.lead.held_entries(), 0, "round {round}");
+        for at in 0..149 {
+            pair.write(&format!("f{at}"), b"x");
+        }
+        pair.check();
+    }
 }
 
 #[test]

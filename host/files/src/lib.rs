@@ -1,4 +1,11 @@
 //! Trees of files on two nodes: the primary's changes arrive at the standby while they happen.
+//!
+//! Promises: what is acknowledged is on the standby's disk, whole; nothing that the primary did not
+//! have is deleted or overwritten there, it is set aside; a root that is not what it was, or too
+//! many deletions at once, wait for a person; agreement is proved by sums over whole trees.
+//!
+//! Refuses to do: decide who leads, follow a symlink, keep a queue of events for a standby that is
+//! slow or away, promise an order between trees.
 mod attend;
 mod digest;
 mod engine;

@@ -171,6 +171,25 @@ fn a_standby_whose_root_is_away_takes_nothing_until_it_is_back() {
     fs::rename(&away, &other.root).unwrap();
     other.wait("what came meanwhile", |node| node.has("second", "2"));
     assert!(!other.kept("first"), "nothing was changed there");
+    let all = |status: TreeStatus| status.state == State::Leading && status.behind == Some(0);
+    one.wait("the word of all", |node| node.status().is_some_and(all));
+}
+
+#[test]
+fn a_root_that_comes_back_as_another_folder_is_led_on() {
+    let (folder, one, other) = pair();
+    let away = one.root.with_extension("away");
+    fs::rename(&one.root, &away).unwrap();
+    one.wait("a halt", |node| node.is(State::Halted));
+    // As under another mount of the same disk.
+    let copy = folder.path().join("copy");
+    let mut cp = std::process::Command::new("cp");
+    assert!(cp.arg("-a").args([&away, &copy]).status().unwrap().success());
+    fs::rename(&copy, &one.root).unwrap();
+    one.wait("the tree again", |node| node.is(State::Leading));
+    one.write("second", "2");
+    other.wait("the second file", |node| node.has("second", "2"));
+    assert!(other.has("first", "1"), "nothing was deleted meanwhile");
 }
 
 #[test]

@@ -408,3 +408,58 @@ fn copied(number: u8) -> Copied {
         _ => Copied::Unknown,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shell::inbox::{Mail, channel};
+
+    #[test]
+    fn only_a_change_of_reign_is_news_to_the_data() {
+        let role =
+            |from, to| Note::Role { from, to, epoch: Epoch(7), why: staffetta_core::Why::Elected };
+        for (note, expected) in [
+            (role(Role::Standby, Role::Primary), Some(Means::Lead(7))),
+            // A move that was called off: the reign goes on, and its words stand.
+            (role(Role::Draining, Role::Primary), None),
+            (role(Role::Primary, Role::Draining), None),
+            (role(Role::Draining, Role::Standby), Some(Means::Follow(7))),
+            (role(Role::Primary, Role::Joining), Some(Means::Follow(7))),
+            (role(Role::Joining, Role::Standby), None),
+            (Note::Epoch(Epoch(8)), Some(Means::NextReign(8))),
+        ] {
+            assert_eq!(means(&note), expected, "{note:?}");
+        }
+    }
+
+    #[test]
+    fn a_move_waits_for_databases_and_files() {
+        let lost = || Err("gone".to_owned());
+        for (words, expected) in [
+            (vec![Ok(())], vec![]),
+            (vec![Ok(()), Ok(())], vec![Shipment::Whole]),
+            (vec![Ok(()), lost()], vec![Shipment::Failed]),
+            (vec![lost(), Ok(())], vec![Shipment::Failed]),
+            (vec![lost(), lost()], vec![Shipment::Failed]),
+        ] {
+            let (outbox, mut inbox) = channel().unwrap();
+            let drain = Drain { epoch: Epoch(7), outbox, left: Mutex::new(2) };
+            words.iter().for_each(|word| drain.shipped("files", word.clone()));
+            let said = std::iter::from_fn(|| inbox.take()).map(|mail| match mail {
+                Mail::Event(Event::Drained(Epoch(7), shipment)) => shipment,
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(said.collect::<Vec<_>>(), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn copies_keep_their_numbers_on_the_wire() {
+        for (copy, number) in
+            [(Copied::Aligned, 0), (Copied::Behind, 1), (Copied::Diverged, 2), (Copied::Unknown, 3)]
+        {
+            assert_eq!((copied_number(copy), copied(number)), (number, copy));
+        }
+        assert_eq!(copied(9), Copied::Unknown, "of a later version");
+    }
+}
