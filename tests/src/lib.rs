@@ -2,6 +2,7 @@
 //! one helper that plays a fault and checks what the promise says about it.
 
 mod arbiter;
+mod ask;
 mod case;
 mod churn;
 mod deeds;
@@ -11,6 +12,7 @@ mod world;
 mod writer;
 
 pub use arbiter::ArbiterSeat;
+pub use ask::{aligned, said, text, wait};
 pub use case::{ArbiterDeeds, Case, Scene, Serves, arbitrated, check, check_each, single};
 pub use churn::Churn;
 pub use deeds::{NO_GAP_MS, heal, kill, start};

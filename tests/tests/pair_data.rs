@@ -1,11 +1,10 @@
 //! Databases of a pair: real daemons, applications that know nothing of them.
 
-use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions, Role};
-use staffetta_tests::{Kamailio, Phone, Scene, Writer, sql, world};
+use staffetta_tests::{Kamailio, Phone, Scene, Writer, aligned, said, sql, text, world};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const COUNT: &str = "select count(*) from calls";
@@ -19,28 +18,8 @@ fn options(more: &str) -> PairOptions {
 }
 
 /// Waits for something that must come.
-fn wait(what: &str, pair: &Pair, mut there: impl FnMut() -> bool) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
-    while !there() {
-        ensure!(Instant::now() < until, "{what} did not come; {}", pair.statuses().line());
-        std::thread::sleep(ms(10));
-    }
-    Ok(())
-}
-
-fn text(output: &Output) -> String {
-    let all = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&all).trim().to_owned()
-}
-
-fn said(pair: &Pair, node: Node, args: &[&str]) -> Result<String> {
-    let output = pair.command(node, args)?;
-    ensure!(output.status.success(), "{args:?} on {}: {}", node.name(), text(&output));
-    Ok(text(&output))
-}
-
-fn aligned(pair: &Pair, node: Node) -> bool {
-    pair.command(node, &["status", "--aligned"]).is_ok_and(|output| output.status.success())
+fn wait(what: &str, pair: &Pair, there: impl FnMut() -> bool) -> Result<()> {
+    staffetta_tests::wait(what, pair, PATIENCE, there)
 }
 
 fn all_aligned(pair: &Pair) -> Result<()> {

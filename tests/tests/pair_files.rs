@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions, Role};
-use staffetta_tests::{Churn, Scene, world};
+use staffetta_tests::{Churn, Scene, aligned, said, text, world};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TREE: &str = "spool";
@@ -22,18 +22,8 @@ fn options(more: &str) -> PairOptions {
 }
 
 /// Waits for something that must come.
-fn wait(what: &str, pair: &Pair, mut there: impl FnMut() -> bool) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
-    while !there() {
-        ensure!(
-            Instant::now() < until,
-            "{what} did not come; {}\n{}",
-            pair.statuses().line(),
-            trees(pair)
-        );
-        std::thread::sleep(ms(10));
-    }
-    Ok(())
+fn wait(what: &str, pair: &Pair, there: impl FnMut() -> bool) -> Result<()> {
+    staffetta_tests::wait(what, pair, PATIENCE, there).with_context(|| trees(pair))
 }
 
 /// What both nodes say of their trees.
@@ -48,21 +38,6 @@ fn trees(pair: &Pair) -> String {
         format!("{}: {}", node.name(), shown.unwrap_or_else(|error| error.to_string()))
     };
     Node::BOTH.map(said).join("\n")
-}
-
-fn text(output: &Output) -> String {
-    let all = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&all).trim().to_owned()
-}
-
-fn said(pair: &Pair, node: Node, args: &[&str]) -> Result<String> {
-    let output = pair.command(node, args)?;
-    ensure!(output.status.success(), "{args:?} on {}: {}", node.name(), text(&output));
-    Ok(text(&output))
-}
-
-fn aligned(pair: &Pair, node: Node) -> bool {
-    pair.command(node, &["status", "--aligned"]).is_ok_and(|output| output.status.success())
 }
 
 fn all_aligned(pair: &Pair) -> Result<()> {

@@ -45,7 +45,7 @@ def unlink(path):
         with contextlib.suppress(FileNotFoundError): os.unlink(path + suffix)
 
 
-CONFIG = """[cluster]
+NODE_CONFIG = """[cluster]
 name = "bench"
 id = "6f1c0e1f9a4b4d0e8c1d2b3a49586777"
 secret_file = "secret"
@@ -70,7 +70,9 @@ peer = "{peer_ip}:7411"
 [[vip]]
 address = "{vip}/24"
 interface = "eth0"
+"""
 
+CONFIG = NODE_CONFIG + """
 [[database]]
 path = "{data}/*.db"
 """

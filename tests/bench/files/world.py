@@ -17,32 +17,7 @@ READY_S_MAX, RESTART_S_MAX = 20, 600
 UNIFIED = "/sys/fs/cgroup/unified" if os.path.exists("/sys/fs/cgroup/unified/cgroup.procs") else "/sys/fs/cgroup"
 CGROUP = f"{UNIFIED}/{PREFIX}rsync"
 
-CONFIG = """[cluster]
-name = "bench"
-id = "6f1c0e1f9a4b4d0e8c1d2b3a49586777"
-secret_file = "secret"
-
-[node]
-name = "{name}"
-state_dir = "{home}/state"
-run_dir = "{home}/run"
-identity_file = "identity"
-
-[peer]
-name = "{peer}"
-
-[timing]
-profile = "default"
-
-[[link]]
-name = "lan"
-local = "{ip}:7411"
-peer = "{peer_ip}:7411"
-
-[[vip]]
-address = "{vip}/24"
-interface = "eth0"
-
+CONFIG = pair.NODE_CONFIG + """
 [[tree]]
 name = "recordings"
 path = "{data}"
