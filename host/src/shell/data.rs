@@ -7,6 +7,9 @@ mod channel;
 mod databases;
 mod trees;
 
+#[cfg(test)]
+pub(super) use self::trees::tests::status as tree_status;
+
 use self::channel::{Channel, User};
 use self::databases::Databases;
 use super::decide::Job;

@@ -53,7 +53,8 @@ fn scrub(data: &DataLink, name: Option<String>) -> Result<String, OrderError> {
     if data.status().is_empty() && name.is_none() {
         return Err(OrderError::new(
             "no database is replicated",
-            "add [[database]] to the configuration of both nodes",
+            "name them by [[database]] in the configuration of both nodes; files that do not exist \
+             yet are found when they do",
         ));
     }
     let path = name.as_deref().map(|name| database(data, name)).transpose()?;

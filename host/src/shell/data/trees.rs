@@ -147,10 +147,10 @@ impl Teller {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn status(state: State, behind: Option<u64>) -> TreeStatus {
+    pub(in crate::shell) fn status(state: State, behind: Option<u64>) -> TreeStatus {
         TreeStatus {
             name: "recordings".into(),
             path: "/var/spool/recordings".into(),
