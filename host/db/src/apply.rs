@@ -10,7 +10,8 @@
 //! one has its test (`apply_tests.rs`): page 1 is written after all others, since its schema cookie
 //! makes the next statement read the schema anew, which must be whole by then; the end of the file
 //! is moved after it, since a page written later makes SQLite forget that; and nothing of a page is
-//! cached that a transaction changes, since the b-tree layer does not see it change.
+//! cached that a transaction changes, since the b-tree layer does not see it change: the schema is
+//! read, and what was read forgotten, between transactions only.
 
 mod checkpoint;
 mod create;
@@ -371,6 +372,7 @@ impl Replica {
             self.table = None;
         }
         self.writer.forget_pages();
+        self.writer.read_schema();
         match (self.undo.take(), &mut self.table) {
             (Some(undo), Some(table)) => {
                 table.resize(table.pages().min(transaction.pages_before));

@@ -70,6 +70,15 @@ impl Pair {
         pages
     }
 
+    /// As after the end of the process that applied.
+    fn reopen(&mut self) {
+        let spare = tempfile::tempdir().expect("a folder");
+        let other = spare.path().join("other.db");
+        create(&other, self.source.page_bytes(), owner()).expect("created");
+        drop(std::mem::replace(&mut self.replica, opened(&other)));
+        self.replica = opened(&self.copy());
+    }
+
     /// The copy is the source, page by page, and healthy.
     fn check(&self) {
         let table = |attached| Scan::begin(attached).unwrap().table(|| true).unwrap().table;
@@ -141,6 +150,21 @@ fn schema_changes_one_after_another_grow_and_shrink_the_copy() {
 }
 
 /// The copy frees its pages at each commit, and the page 1 that comes lists free ones.
+/// An applier that was just opened has read the schema of the copy to prepare its statements.
+#[test]
+fn the_first_transaction_after_an_opening_may_replace_the_schema() {
+    let mut pair = Pair::new(512, "PRAGMA auto_vacuum=0");
+    for round in 0..6 {
+        let tables: String =
+            (0..40).map(|i| format!("CREATE TABLE t{round}_{i}(a, b, c UNIQUE);")).collect();
+        pair.step(&tables);
+        pair.reopen();
+        let drops: String = (2..38).map(|i| format!("DROP TABLE t{round}_{i};")).collect();
+        pair.step(&format!("{drops} VACUUM"));
+        pair.reopen();
+    }
+}
+
 #[test]
 fn another_vacuum_mode_with_free_pages_comes_in_one_step() {
     for (from, to) in [(1, 0), (1, 2), (0, 1), (2, 1), (2, 0)] {
@@ -488,4 +512,33 @@ fn a_full_disk_leaves_the_copy_as_it_was_and_is_no_end() {
     ship(&pair.source, &mut replica).expect("there is room");
     let reader = Connection::open(&copy).expect("opens");
     assert_eq!(number(&reader, "SELECT count(*) FROM t"), 250);
+}
+
+/// A transaction is undone after its schema was read: the next one must not read it anew in
+/// between.
+#[test]
+fn a_transaction_that_is_undone_after_its_schema_was_read_can_come_again() {
+    let mut pair = Pair::new(512, "PRAGMA auto_vacuum=0");
+    let tables: String = (0..40).map(|i| format!("CREATE TABLE t{i}(a, b, c UNIQUE);")).collect();
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) \
+                INSERT INTO t0 SELECT i, randomblob(500), i FROM n";
+    pair.step(&format!("{tables} {rows}"));
+    let folder = tempfile::tempdir().expect("a folder");
+    if !small_disk(folder.path()) {
+        println!("SKIPPED: a small disk needs root and a mount namespace");
+        return;
+    }
+    let copy = folder.path().join("copy.db");
+    create(&copy, 512, owner()).expect("created");
+    let mut replica = opened(&copy);
+    ship(&pair.source, &mut replica).expect("shipped");
+    let drops: String = (1..38).map(|i| format!("DROP TABLE t{i};")).collect();
+    let change = format!("{drops} DELETE FROM t0 WHERE a % 10 = 0; VACUUM");
+    pair.writer.execute_batch(&change).expect("written");
+    let ballast = folder.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 3 << 19]).expect("half full");
+    let error = ship(&pair.source, &mut replica).expect_err("full");
+    assert!(matches!(error, ApplyError::DiskFull { .. }), "{error}");
+    std::fs::remove_file(&ballast).expect("removed");
+    ship(&pair.source, &mut replica).expect("there is room");
 }

@@ -47,7 +47,7 @@ impl Writer {
              PRAGMA cache_size=-{CACHE_KIB}; PRAGMA cache_spill=ON; PRAGMA mmap_size=0"
         ))?;
         let prepare = |sql| Statement::prepare(&connection, sql);
-        Ok(Writer {
+        let writer = Writer {
             begin: prepare(c"BEGIN IMMEDIATE")?,
             page: prepare(c"INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, ?2)")?,
             end: prepare(c"INSERT INTO sqlite_dbpage(pgno, data) VALUES (?1, NULL)")?,
@@ -55,7 +55,9 @@ impl Writer {
             rollback: prepare(c"ROLLBACK")?,
             schema: prepare(c"SELECT 1 FROM sqlite_schema LIMIT 0")?,
             connection,
-        })
+        };
+        writer.read_schema();
+        Ok(writer)
     }
 
     pub(super) fn begin(&self) -> rusqlite::Result<()> {
