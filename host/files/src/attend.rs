@@ -14,6 +14,7 @@ mod durable;
 mod ground;
 mod group;
 mod inbox;
+mod intent;
 mod large;
 mod local;
 mod read;
@@ -25,7 +26,6 @@ pub(crate) use durable::{Flusher, flush};
 pub(crate) use ground::Counters;
 pub(crate) use trouble::AttendError;
 
-use crate::digest::Digest;
 use crate::entry::{Row, Sums};
 use crate::ignores::Ignores;
 use crate::index::Index;
@@ -33,8 +33,9 @@ use crate::path::TreePath;
 use crate::tree::{Look, Tree};
 use crate::wire::{self, CHILDREN_MAX, Child, End, Message, Part, Step};
 use ground::Ground;
-use group::{Group, Grown, INTENT};
+use group::{Group, Grown};
 use inbox::Item;
+use intent::Intent;
 use large::{LARGE_BYTES_MAX, LARGE_MAX, Large};
 use local::{Local, Why};
 use staffetta_bulk::Wake;
@@ -104,9 +105,9 @@ pub(crate) struct Attend {
     gathering: Option<Group>,
     current: Option<Group>,
     grown: Grown,
-    /// The index's note of what is being changed: paths, and the content that they get, as far as
-    /// that is said.
-    intent: BTreeMap<TreePath, Digest>,
+    intent: Intent,
+    /// While what a crash came between is looked at.
+    formers: intent::Formers,
     /// Folders that the primary asked for.
     listed: VecDeque<TreePath>,
     /// The folder that is being told, and what of it was not told yet.
@@ -153,7 +154,8 @@ impl Attend {
             gathering: None,
             current: None,
             grown: Grown::default(),
-            intent: BTreeMap::new(),
+            intent: Intent::default(),
+            formers: intent::Formers::default(),
             listed: VecDeque::new(),
             listing: None,
             is_offer_due: false,
@@ -179,11 +181,7 @@ impl Attend {
             }
             self.audit_whole(Why { first: true, ..Why::HINTED });
         }
-        let Some(note) = self.ground.index.note(INTENT)? else { return Ok(()) };
-        let paths: Vec<(TreePath, Digest)> = minicbor::decode(&note).unwrap_or_default();
-        self.intent = paths.into_iter().collect();
-        self.adopt_intent();
-        Ok(())
+        self.recall_intent()
     }
 
     /// The primary named this tree on a new connection. Steps may follow from now on.
@@ -313,6 +311,7 @@ impl Attend {
     /// Does what is due, for some milliseconds; what is to be sent is added to `out`. True when
     /// more can be done at once.
     pub(crate) fn turn(&mut self, now: Instant, out: &mut Vec<Vec<u8>>) -> bool {
+        let mut recalled = Ok(());
         if let Some(closed) = self.closed {
             if now < closed {
                 return false;
@@ -320,9 +319,9 @@ impl Attend {
             self.closed = None;
             self.is_offer_due = self.id.is_some();
             // The index is as it was before the deeds that it did not hear the end of.
-            self.adopt_intent();
+            recalled = self.adopt_intent();
         }
-        match self.work(now, now + SLICE, out) {
+        match recalled.and_then(|()| self.work(now, now + SLICE, out)) {
             Ok(more) => more,
             Err(Fault::Index(error)) => {
                 self.close(&error.to_string(), now, out);
@@ -374,9 +373,10 @@ impl Attend {
             self.stirred = 0;
             self.ground.index.commit()?;
         }
-        if is_idle && is_quiet && self.grown.is_empty() && !self.intent.is_empty() {
+        if is_idle && is_quiet && self.grown.is_empty() && self.intent != Intent::default() {
             // Whatever was being changed is known by now.
-            self.note_intent(BTreeMap::new())?;
+            self.note_intent(Intent::default())?;
+            self.formers.clear();
             self.ground.index.commit()?;
         }
         Ok(())
@@ -475,7 +475,7 @@ impl Attend {
         self.ended();
         self.gathering = None;
         let restored = self.ground.restore_times();
-        let noted = self.note_intent(BTreeMap::new());
+        let noted = self.note_intent(Intent::default());
         let committed = self.ground.index.commit();
         if restored.is_err() || noted.is_err() || committed.is_err() {
             tracing::warn!(tree = %self.ground.tree.path.display(), "the index may be behind");

@@ -1,6 +1,7 @@
 //! Nothing is acknowledged before it is durable, and a crash loses nothing of anybody.
 
 use super::*;
+use crate::attend::deed::Ready;
 use crate::attend::durable::Flush;
 use std::sync::mpsc;
 
@@ -104,9 +105,32 @@ fn a_crash_between_the_deeds_and_their_rows_makes_nothing_local() {
         let row = bed.attend().ground.index.get(&path(text)).unwrap().unwrap();
         assert!(row.shared, "{text}");
     }
-    assert_eq!(bed.attend().ground.index.note(INTENT).unwrap().unwrap(), [0x80]);
+    assert_eq!(bed.attend().ground.index.note("intent").unwrap().unwrap(), [0x80]);
     bed.apply(vec![put("a", b"again"), Deed::Delete(path("e")), append("log", b"012", 2)]);
     assert!(bed.aside(Aside::Conflicts).is_empty());
+}
+
+#[test]
+fn a_file_that_was_growing_is_ours_however_far_it_came() {
+    for (before, after) in [("01", "0123"), ("0123456789", "01234")] {
+        let mut bed = Bed::new();
+        bed.apply(vec![put("log", before.as_bytes())]);
+        let deed = Ready::Append {
+            path: path("log"),
+            entry: entry(Kind::File, b"01234567"),
+            offset: 2,
+            bytes: b"234567".to_vec(),
+        };
+        let mut intent = Intent::default();
+        intent.add([&deed].into_iter(), &mut bed.attend().ground.index).unwrap();
+        bed.attend().add_intent(intent).unwrap();
+        // A kill amid the write, or a loss of power.
+        bed.write("log", after.as_bytes());
+        bed.restart(Arc::new(flush));
+        bed.check();
+        assert_eq!(bed.attend().status().counters.local_changes, 0);
+        assert!(bed.attend().ground.index.get(&path("log")).unwrap().unwrap().shared);
+    }
 }
 
 #[test]
@@ -115,10 +139,14 @@ fn what_was_changed_here_before_a_crash_is_not_adopted() {
     bed.apply(vec![put("a", b"one"), put("b", b"two")]);
     bed.write("b", b"mine");
     // As if the crash came between the note and the deeds.
-    let intent = [("a", b"three".as_slice()), ("b", b"four")];
-    let intent = intent.map(|(text, bytes)| (path(text), digest::content(bytes)));
-    bed.attend().note_intent(BTreeMap::from(intent)).unwrap();
-    bed.attend().ground.index.commit().unwrap();
+    let deed = |text, bytes| {
+        let (path, entry) = (path(text), entry(Kind::File, bytes));
+        Ready::File { path, entry, temp: None }
+    };
+    let mut intent = Intent::default();
+    let deeds = [deed("a", b"three"), deed("b", b"four")];
+    intent.add(deeds.iter(), &mut bed.attend().ground.index).unwrap();
+    bed.attend().add_intent(intent).unwrap();
     bed.restart(Arc::new(flush));
     assert_eq!(bed.attend().status().counters.local_changes, 1);
     bed.apply(vec![put("b", b"four")]);

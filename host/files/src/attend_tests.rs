@@ -4,6 +4,8 @@
 mod crash;
 #[path = "attend_hostile_tests.rs"]
 mod hostile;
+#[path = "attend_kill_tests.rs"]
+mod kill;
 #[path = "attend_large_tests.rs"]
 mod large;
 #[path = "attend_local_tests.rs"]

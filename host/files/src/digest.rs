@@ -17,7 +17,7 @@ pub(crate) const BLOCKS: usize = SEGMENT_BYTES / BLOCK_BYTES;
 const CONTEXT: &str = "staffetta files 2026-11-23 segments of a file";
 
 /// 256 bits of BLAKE3.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Encode, Decode)]
 #[cbor(transparent)]
 pub(crate) struct Digest(#[cbor(with = "minicbor::bytes")] pub [u8; 32]);
 

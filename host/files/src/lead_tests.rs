@@ -1,4 +1,5 @@
 use super::*;
+use crate::dice::Dice;
 use crate::digest::{self, Digest, SEGMENT_BYTES};
 use crate::entry::{Entry, Kind, Row, Sums};
 use crate::wire;
@@ -449,35 +450,14 @@ fn gather(tree: &Tree, dir: &TreePath, all: &mut BTreeMap<TreePath, Entry>) {
     }
 }
 
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(count + 8);
-        while bytes.len() < count {
-            self.roll(1);
-            bytes.extend(self.0.to_le_bytes());
-        }
-        bytes.truncate(count);
-        bytes
-    }
-
-    fn name(&mut self) -> String {
-        let names: Vec<_> = (0..=self.roll(3)).map(|_| format!("n{}", self.roll(4))).collect();
-        names.join("/")
-    }
+fn some_name(dice: &mut Dice) -> String {
+    let names: Vec<_> = (0..=dice.roll(3)).map(|_| format!("n{}", dice.roll(4))).collect();
+    names.join("/")
 }
 
 /// One change by chance, and what the kernel would say of it.
 fn change(root: &std::path::Path, dice: &mut Dice, all: bool) -> Vec<Hint> {
-    let (a, b) = (dice.name(), dice.name());
+    let (a, b) = (some_name(dice), some_name(dice));
     let (at, to) = (root.join(&a), root.join(&b));
     let changed = |at: &str| Hint::Changed(path(at));
     match dice.roll(if all { 14 } else { 13 }) {
@@ -573,7 +553,7 @@ fn change_more(
 }
 
 fn random_changes(seed: u64, cuts: bool, all: bool) {
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut pair = Pair::with(|_| {}, |settings| settings.guard_min = 1_000_000);
     fs::write(pair.root.join("stays"), "here").unwrap();
     pair.changed("stays");
@@ -889,7 +869,7 @@ fn what_was_changed_on_the_standby_is_said_again() {
 
 #[test]
 fn of_a_large_file_only_changed_blocks_are_sent() {
-    let mut dice = Dice(99);
+    let mut dice = Dice::new(99);
     let content = dice.bytes(16 * 1024 * 1024);
     let mut pair = Pair::with(|root| fs::write(root.join("a"), &content).unwrap(), |_| {});
     pair.check();
@@ -907,7 +887,7 @@ fn of_a_large_file_only_changed_blocks_are_sent() {
 
 #[test]
 fn holes_are_not_sent() {
-    let mut dice = Dice(5);
+    let mut dice = Dice::new(5);
     let mut pair = Pair::new();
     let file = fs::File::create(pair.root.join("a")).unwrap();
     file.write_all_at(&dice.bytes(100_000), 30_000_000).unwrap();
@@ -920,7 +900,7 @@ fn holes_are_not_sent() {
 #[test]
 fn what_is_appended_is_all_that_is_sent() {
     for begin in [10_000, 300_000, 9_000_000] {
-        let mut dice = Dice(begin as u64);
+        let mut dice = Dice::new(begin as u64);
         let mut pair = Pair::new();
         let mut file = fs::File::create(pair.root.join("call.wav")).unwrap();
         file.write_all(&dice.bytes(begin)).unwrap();
@@ -954,7 +934,7 @@ fn contents_that_shrink_travel_compressed() {
     let prepare = |root: &std::path::Path| {
         fs::write(root.join("small"), "again and again ".repeat(1_000)).unwrap();
         fs::write(root.join("large"), "again and again ".repeat(100_000)).unwrap();
-        fs::write(root.join("noise"), Dice(3).bytes(50_000)).unwrap();
+        fs::write(root.join("noise"), Dice::new(3).bytes(50_000)).unwrap();
     };
     let mut pair = Pair::with(prepare, |settings| settings.compress = true);
     pair.check();
@@ -1031,7 +1011,7 @@ fn answers_to_steps_that_were_never_said_are_refused() {
 #[ignore = "measures"]
 fn cold_scan_of_many_small_files() {
     let prepare = |root: &std::path::Path| {
-        let content = Dice(1).bytes(4096);
+        let content = Dice::new(1).bytes(4096);
         for d in 0..200 {
             fs::create_dir(root.join(format!("d{d}"))).unwrap();
             (0..100).for_each(|n| fs::write(root.join(format!("d{d}/{n}")), &content).unwrap());

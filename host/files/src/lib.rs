@@ -7,6 +7,8 @@
 //! Refuses to do: decide who leads, follow a symlink, keep a queue of events for a standby that is
 //! slow or away, promise an order between trees.
 mod attend;
+#[cfg(test)]
+mod dice;
 mod digest;
 mod engine;
 mod entry;

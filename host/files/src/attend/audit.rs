@@ -66,15 +66,6 @@ impl Attend {
         self.audits.parts.push_back(Audit { folders, why, is_whole: true });
     }
 
-    /// A crash came while our own work was at these paths.
-    pub(super) fn adopt_intent(&mut self) {
-        let why = Why { adopt: true, ..Why::HINTED };
-        for path in self.intent.keys().cloned().collect::<Vec<_>>() {
-            self.local.suspects.push_back(Suspect { path: path.clone(), why });
-            self.audit_below(path, why);
-        }
-    }
-
     pub(super) fn audit_below(&mut self, path: TreePath, why: Why) {
         if self.audits.parts.len() >= PARTS_MAX {
             self.audit_whole(Why { adopt: false, ..why });

@@ -76,18 +76,22 @@ pub(super) enum Done {
 }
 
 impl Ready {
-    /// What its path has afterwards; zeros where that is not said, or comes bit by bit.
-    pub(super) fn content(&self) -> Digest {
+    /// The content that its path has afterwards, where that is said.
+    pub(super) fn content(&self) -> Option<Digest> {
         match self {
             Ready::File { entry, .. }
             | Ready::Symlink { entry, .. }
             | Ready::Dir { entry, .. }
             | Ready::Kept { entry, .. }
-            | Ready::Link { entry, .. } => entry.content,
-            Ready::Append { .. } | Ready::Rename { .. } | Ready::Delete(_) | Ready::Refused(..) => {
-                Digest::default()
-            }
+            | Ready::Link { entry, .. }
+            | Ready::Append { entry, .. } => Some(entry.content),
+            Ready::Rename { .. } | Ready::Delete(_) | Ready::Refused(..) => None,
         }
+    }
+
+    /// Its content comes bit by bit.
+    pub(super) fn grows(&self) -> bool {
+        matches!(self, Ready::Append { .. })
     }
 
     /// The temp that holds its content, and the path that it will have.
@@ -328,6 +332,9 @@ impl Ground {
         sum: [u8; 16],
         until: Instant,
     ) -> Result<Done, Fault> {
+        if self.touched.contains(from) {
+            self.restore_time(from)?;
+        }
         let (Some(row), Some(found)) = (self.index.get(from)?, self.tree.stat(from)?) else {
             return Ok(Done::Refused(Refusal::Missing));
         };

@@ -371,15 +371,17 @@ impl Ground {
     /// Gives the folders that our own work touched their times back.
     pub(super) fn restore_times(&mut self) -> Result<(), Fault> {
         let touched: Vec<TreePath> = self.touched.iter().cloned().collect();
-        for path in touched {
-            let Some(row) = self.index.get(&path)? else { continue };
-            if let Some(found) = self.tree.stat(&path)?
-                && found.kind == Some(Kind::Dir)
-                && row.entry.kind == Kind::Dir
-                && found.mtime_ns != row.entry.mtime_ns
-            {
-                self.tree.set_mtime(&path, row.entry.mtime_ns)?;
-            }
+        touched.iter().try_for_each(|path| self.restore_time(path))
+    }
+
+    pub(super) fn restore_time(&mut self, path: &TreePath) -> Result<(), Fault> {
+        if let Some(row) = self.index.get(path)?
+            && let Some(found) = self.tree.stat(path)?
+            && found.kind == Some(Kind::Dir)
+            && row.entry.kind == Kind::Dir
+            && found.mtime_ns != row.entry.mtime_ns
+        {
+            self.tree.set_mtime(path, row.entry.mtime_ns)?;
         }
         Ok(())
     }

@@ -4,9 +4,9 @@ use super::deed::{Done, Ready};
 use super::durable::Flush;
 use super::ground::Counters;
 use super::inbox::{Content, Item, make_ready};
+use super::intent::Intent;
 use super::trouble::{Fault, refusal, text};
 use super::{Attend, GROUP_BYTES_MAX, GROUP_STEPS_MAX};
-use crate::digest::Digest;
 use crate::path::TreePath;
 use crate::wire::{self, ACKS_MAX, Message, Refusal};
 use std::collections::BTreeMap;
@@ -25,8 +25,6 @@ const GROWN_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FLUSH_TEMPS_MAX: usize = 16;
 /// Files that grew and are kept open until they are durable.
 const GROWN_OPEN_MAX: usize = 32;
-/// The note of the index with the paths that are being changed.
-pub(super) const INTENT: &str = "intent";
 
 /// A step on its way.
 struct Prepared {
@@ -127,8 +125,8 @@ impl Grown {
         !self.steps.is_empty() && (full || waited)
     }
 
-    fn intent(&self) -> BTreeMap<TreePath, Digest> {
-        self.files.keys().map(|path| (path.clone(), Digest::default())).collect()
+    fn intent(&self) -> Intent {
+        Intent::of_growing(self.files.keys())
     }
 
     fn add(&mut self, path: TreePath, file: File, (bytes, connection, seq): (usize, u64, u64)) {
@@ -308,37 +306,10 @@ impl Attend {
     /// Notes what will be changed: after a crash it is known whose changes these were.
     fn begin_deeds(&mut self) -> Result<(), Fault> {
         let Some(group) = &mut self.current else { return Ok(()) };
-        let mut paths = self.grown.intent();
-        for step in &group.steps {
-            let (path, from) = step.ready.paths();
-            paths.insert(path.clone(), step.ready.content());
-            paths.extend(from.map(|from| (from.clone(), Digest::default())));
-        }
+        let mut intent = self.grown.intent();
+        intent.add(group.steps.iter().map(|step| &step.ready), &mut self.ground.index)?;
         group.stage = Stage::Doing(0);
-        if !paths.iter().all(|(path, content)| self.intent.get(path) == Some(content)) {
-            self.note_intent(paths)?;
-            self.ground.index.commit()?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn note_intent(
-        &mut self,
-        mut paths: BTreeMap<TreePath, Digest>,
-    ) -> Result<(), Fault> {
-        if self.audits.is_adopting() {
-            for (path, content) in &self.intent {
-                paths.entry(path.clone()).or_insert(*content);
-            }
-        }
-        if paths == self.intent {
-            return Ok(());
-        }
-        let list: Vec<(&TreePath, &Digest)> = paths.iter().collect();
-        let Ok(bytes) = minicbor::to_vec(list) else { unreachable!("a vector takes everything") };
-        self.ground.index.set_note(INTENT, &bytes)?;
-        self.intent = paths;
-        Ok(())
+        self.add_intent(intent)
     }
 
     fn do_next(&mut self, next: usize, until: Instant) -> Result<(), Fault> {

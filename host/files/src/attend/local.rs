@@ -5,7 +5,6 @@ use super::Attend;
 use super::ground::Ground;
 use super::read::Reading;
 use super::trouble::{Fault, text};
-use crate::digest::Digest;
 use crate::entry::{Entry, Kind, Row, Stamp};
 use crate::path::TreePath;
 use crate::tree::Look;
@@ -313,7 +312,7 @@ impl Attend {
     ) -> Result<(), Fault> {
         let (path, mut why) = (&suspect.path, suspect.why);
         let row = self.ground.index.get(path)?;
-        why.adopt = why.adopt && self.is_intended(path, &entry, stamp, row.as_ref())?;
+        why.adopt = why.adopt && self.is_intended(&entry, stamp);
         entry.linked = row.is_some_and(|row| row.entry.linked);
         let is_same = row.is_some_and(|row| row.entry == entry);
         let shared = why.adopt || (is_same && row.is_some_and(|row| row.shared));
@@ -334,30 +333,6 @@ impl Attend {
             self.audit_below(path.clone(), why);
         }
         Ok(())
-    }
-
-    /// Whether this is what our own work made, or moved there, before a crash.
-    fn is_intended(
-        &mut self,
-        path: &TreePath,
-        entry: &Entry,
-        stamp: Stamp,
-        row: Option<&Row>,
-    ) -> Result<bool, Fault> {
-        let is_same_file = row.is_some_and(|row| row.stamp.ino == stamp.ino);
-        match self.intent.get(path) {
-            _ if entry.kind == Kind::Dir => return Ok(true),
-            Some(content) if *content == entry.content => return Ok(true),
-            Some(content) if *content == Digest::default() && is_same_file => return Ok(true),
-            Some(_) | None => {}
-        }
-        for name in self.ground.index.by_inode(stamp.ino)? {
-            let row = self.ground.index.get(&name)?;
-            if row.is_some_and(|row| row.shared && row.entry.content == entry.content) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn differs(&mut self, path: &TreePath, why: Why, now: Instant) {
