@@ -8,6 +8,7 @@ mod churn;
 mod deeds;
 mod kamailio;
 mod phone;
+pub mod trees;
 mod world;
 mod writer;
 

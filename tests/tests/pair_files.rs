@@ -2,127 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use staffetta_lab::{Node, Pair, PairOptions, Role};
-use staffetta_tests::{Churn, Scene, aligned, said, text, world};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-const TREE: &str = "spool";
+use anyhow::{Context, ensure};
+use staffetta_lab::{Node, Role};
+use staffetta_tests::trees::{
+    TREE, alike, all_aligned, count, kept, open, wait, waits_for_takeover,
+};
+use staffetta_tests::{aligned, said, world};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
-}
-
-fn options(more: &str) -> PairOptions {
-    PairOptions { trees: vec![(TREE.into(), more.into())], ..PairOptions::default() }
-}
-
-/// Waits for something that must come.
-fn wait(what: &str, pair: &Pair, there: impl FnMut() -> bool) -> Result<()> {
-    staffetta_tests::wait(what, pair, PATIENCE, there).with_context(|| trees(pair))
-}
-
-/// What both nodes say of their trees.
-fn trees(pair: &Pair) -> String {
-    let said = |node: Node| {
-        let (status, diff) = (["files", "status"], ["files", "diff", TREE]);
-        let mut shown = pair.command(node, &status).map(|output| text(&output));
-        if let (Ok(shown), Ok(differing)) = (&mut shown, pair.command(node, &diff)) {
-            shown.push('\n');
-            shown.push_str(&text(&differing));
-        }
-        format!("{}: {}", node.name(), shown.unwrap_or_else(|error| error.to_string()))
-    };
-    Node::BOTH.map(said).join("\n")
-}
-
-fn all_aligned(pair: &Pair) -> Result<()> {
-    wait("alignment", pair, || Node::BOTH.into_iter().all(|node| aligned(pair, node)))
-}
-
-/// What rsync would still have to do; none where rsync is not installed.
-fn differences(one: &Path, other: &Path) -> Result<Option<String>> {
-    let mut rsync = Command::new("rsync");
-    rsync.args([
-        "-aHAXSnc",
-        "--delete",
-        "--itemize-changes",
-        "--exclude=/.staffetta",
-        "--exclude=*.tmp",
-    ]);
-    rsync.arg(format!("{}/", one.display())).arg(format!("{}/", other.display()));
-    match rsync.output() {
-        Ok(output) => Ok(Some(text(&output))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context("cannot run rsync"),
-    }
-}
-
-/// Both trees are alike, to the last attribute, within the patience.
-fn alike(pair: &Pair) -> Result<()> {
-    all_aligned(pair)?;
-    let [one, other] = Node::BOTH.map(|node| pair.tree(node, TREE));
-    let until = Instant::now() + PATIENCE;
-    loop {
-        match differences(&one, &other)? {
-            None => {
-                println!("SKIPPED: the trees are not compared: rsync is not installed");
-                return Ok(());
-            }
-            Some(differences) if differences.is_empty() => return Ok(()),
-            Some(differences) => {
-                let said = trees(pair);
-                ensure!(Instant::now() < until, "the trees differ:\n{differences}\n{said}");
-            }
-        }
-        std::thread::sleep(ms(100));
-    }
-}
-
-fn open(more: &str, prepare: fn(&Pair) -> Result<()>) -> Result<Scene> {
-    Scene::open(&options(more), false, prepare)?.context("no pair")
-}
-
-fn waits_for_takeover(pair: &Pair, new: Node) -> Result<()> {
-    wait("a takeover", pair, || pair.status(new).is_ok_and(|status| status.role == Role::Primary))
-}
-
-/// Files below a folder, Staffetta's own left out.
-fn count(root: &Path) -> usize {
-    let mut left = vec![root.to_owned()];
-    let mut files = 0;
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() && entry.file_name() != ".staffetta" => {
-                    left.push(entry.path());
-                }
-                Ok(kind) if kind.is_dir() => {}
-                Ok(_) | Err(_) => files += 1,
-            }
-        }
-    }
-    files
-}
-
-/// What was set aside on a node, of this name.
-fn kept(root: &Path, place: &str, name: &str) -> Option<PathBuf> {
-    let mut left = vec![root.join(".staffetta").join(place)];
-    while let Some(dir) = left.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if entry.file_name() == name {
-                return Some(entry.path());
-            }
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                left.push(entry.path());
-            }
-        }
-    }
-    None
 }
 
 #[test]
@@ -169,30 +59,6 @@ fn everything_that_a_file_is_arrives() {
         alike(pair)?;
         ensure!(fs::read(one.join("from the other"))? == b"side", "the direction follows the role");
         ensure!(kept(&one, "conflicts", "same").is_none(), "nothing was in conflict");
-        Ok(())
-    });
-}
-
-#[test]
-fn trees_are_alike_after_daemons_were_killed_under_load() {
-    world(|| {
-        let mut scene = open("delete_share_max = 100", |_| Ok(()))?;
-        let rounds = std::env::var("STAFFETTA_ROUNDS").ok().and_then(|n| n.parse().ok());
-        for round in 0..rounds.unwrap_or(4) {
-            scene.ready()?;
-            let pair = scene.pair();
-            let primary = scene.primary();
-            let churn = Churn::start(&pair.tree(primary, TREE), round)?;
-            std::thread::sleep(ms(400 + 130 * (round % 7)));
-            // The standby's daemon in each round, at another moment.
-            pair.lab().node(primary.peer()).kill9();
-            std::thread::sleep(ms(300));
-            pair.start(primary.peer())?;
-            std::thread::sleep(ms(200));
-            churn.end()?;
-            scene.ready()?;
-            alike(scene.pair())?;
-        }
         Ok(())
     });
 }

@@ -146,9 +146,9 @@ fn trouble(seed: u64) -> Option<String> {
     let deeds = dice.roll(acts.len() as u64 + 1) as usize;
     killed_amid(&mut bed, &acts, deeds);
     bed.attend = None;
-    bed.start(quick);
+    bed.open(quick);
     bed.attend().begin_audit(false);
-    bed.run();
+    bed.offer();
     bed.check();
     let recent = bed.attend().status().counters.recent;
     let mut wrong: Vec<String> = recent.iter().map(|(_, path)| format!("said {path}")).collect();

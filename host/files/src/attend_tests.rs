@@ -104,6 +104,11 @@ impl Bed {
     }
 
     fn start(&mut self, flusher: Flusher) {
+        self.open(flusher);
+        self.offer();
+    }
+
+    fn open(&mut self, flusher: Flusher) {
         let tree = Tree::open(&self.root).unwrap();
         if tree.marker().unwrap().is_none() {
             tree.mark(&[1; 16]).unwrap();
@@ -122,6 +127,9 @@ impl Bed {
             Settings { ignores: Arc::new(Ignores::parse(&[]).unwrap()), flusher: observed };
         let wake: Wake = Arc::new(|| {});
         self.attend = Some(Attend::new(Arc::new(tree), index, settings, wake).unwrap());
+    }
+
+    fn offer(&mut self) {
         self.begin();
         self.run();
         assert!(matches!(self.said.pop(), Some(Message::Offer(7, _))));
@@ -436,6 +444,29 @@ fn names_of_one_file_are_kept_as_such() {
     bed.apply(vec![put("a", b"two")]);
     assert_eq!(bed.aside(Aside::Trash), [("c".to_owned(), b"one".to_vec())]);
     assert_eq!(bed.refused(link("x", linked)), Refusal::Missing);
+}
+
+#[test]
+fn what_is_one_file_here_and_two_there_is_not_dressed_but_made_anew() {
+    let mut bed = Bed::new();
+    let linked = |bytes| Entry { linked: true, ..entry(Kind::File, bytes) };
+    let named = |to: &str, entry, body| Deed::Put {
+        path: path(to),
+        entry,
+        xattrs: Xattrs::default(),
+        body,
+    };
+    bed.apply(vec![
+        named("a", linked(b"x"), Body::Bytes(b"x")),
+        named("b", linked(b"x"), Body::Link(path("a"))),
+    ]);
+    let later = Entry { mtime_ns: MTIME + 1, ..linked(b"x") };
+    bed.apply(vec![named("a", later, Body::Kept), named("b", later, Body::Kept)]);
+    let alone = Entry { linked: false, ..later };
+    assert_eq!(bed.refused(named("b", alone, Body::Kept)), Refusal::Missing);
+    bed.apply(vec![named("b", alone, Body::Bytes(b"x")), named("a", alone, Body::Kept)]);
+    let ino = |text| bed.root.join(text).metadata().unwrap().ino();
+    assert_ne!(ino("a"), ino("b"));
 }
 
 #[test]

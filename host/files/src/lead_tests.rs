@@ -844,12 +844,21 @@ fn what_the_standby_refuses_is_said_again() {
     pair.write("b", b"y");
     pair.until("in trouble", |pair| pair.lead.backlog().troubles == 1);
     assert_eq!(pair.lead.differing(9), [(path("b"), "refused by the standby")]);
-    assert!(!pair.lead.is_drained());
+    assert!(!pair.lead.is_drained() && !pair.lead.is_aligned());
+    let backlog = pair.lead.backlog();
+    assert!(backlog.files == 1 && backlog.oldest.is_some(), "{backlog:?}");
     pair.model.refuses = Some((path("b"), Refusal::Damaged));
     pair.until("tried again", |pair| pair.model.deeds.len() > 2);
     pair.model.refuses = None;
     pair.check();
     assert_eq!(pair.lead.backlog().troubles, 0);
+    pair.until("aligned", |pair| pair.lead.is_aligned());
+    let error = std::io::Error::from_raw_os_error(libc::EIO);
+    pair.lead.unreadable(&path("b"), &Item::new(Instant::now()), &error, Instant::now());
+    // A primary whose disk fails may be left in favour of one that has the last good version.
+    assert!(!pair.lead.is_aligned() && pair.lead.is_drained());
+    assert_eq!(pair.lead.backlog().files, 1);
+    pair.until("read again", |pair| pair.lead.is_aligned());
 }
 
 #[test]

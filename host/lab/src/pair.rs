@@ -208,9 +208,35 @@ impl Pair {
     }
 
     /// The root of a tree of [`PairOptions::trees`] on a node; it is there from the beginning.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
     #[must_use]
     pub fn tree(&self, node: Node, name: &str) -> PathBuf {
+        let path = self.tree_there(node, name);
+        let disks = self.disks.lock().expect("no panic under this lock");
+        disks.as_ref().and_then(|disks| disks.seen(&path)).unwrap_or(path)
+    }
+
+    /// The same as the daemons, and a [`Pair::program`], name it.
+    #[must_use]
+    pub fn tree_there(&self, node: Node, name: &str) -> PathBuf {
         self.dir.path().join(node.name()).join("trees").join(name)
+    }
+
+    /// A program that sees the disks of the daemons.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Command {
+        let disks = self.disks.lock().expect("no panic under this lock");
+        let Some(words) = disks.as_ref().map(SmallDisks::launcher) else {
+            return Command::new(name);
+        };
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(name);
+        command
     }
 
     /// From now on the daemon of a node is started by this program, which must end as the daemon
@@ -236,7 +262,22 @@ impl Pair {
             std::fs::create_dir(folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        let disks = SmallDisks::mount(&folders, kib)?;
+        self.mount(folders, "", kib)
+    }
+
+    /// The same for the roots of a tree.
+    ///
+    /// # Errors
+    /// When file systems cannot be mounted.
+    ///
+    /// # Panics
+    /// When another thread panicked here.
+    pub fn small_tree(&self, name: &str, kib: u64) -> Result<()> {
+        self.mount(Node::BOTH.map(|node| self.tree(node, name)), ".staffetta", kib)
+    }
+
+    fn mount(&self, folders: [PathBuf; 2], corner: &'static str, kib: u64) -> Result<()> {
+        let disks = SmallDisks::mount(folders.to_vec(), corner, kib)?;
         Node::BOTH.into_iter().for_each(|node| self.launch_by(node, disks.launcher()));
         *self.disks.lock().expect("no panic under this lock") = Some(disks);
         Ok(())
@@ -251,7 +292,7 @@ impl Pair {
     /// When another thread panicked here.
     pub fn fill_disk(&self, node: Node) -> Result<u64> {
         let disks = self.disks.lock().expect("no panic under this lock");
-        disks.as_ref().context("the pair has no small disks")?.fill(&self.state(node))
+        disks.as_ref().context("the pair has no small disks")?.fill(node.index())
     }
 
     /// Makes room again on a disk that was filled.
@@ -263,7 +304,7 @@ impl Pair {
     /// When another thread panicked here.
     pub fn free_disk(&self, node: Node) -> Result<()> {
         let disks = self.disks.lock().expect("no panic under this lock");
-        disks.as_ref().context("the pair has no small disks")?.free(&self.state(node))
+        disks.as_ref().context("the pair has no small disks")?.free(node.index())
     }
 
     /// Starts the daemon of a node; returns its process id.

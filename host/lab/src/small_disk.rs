@@ -18,20 +18,23 @@ const HOLD: &str = "for folder; do mount -t tmpfs -o size=\"$SIZE\" small \"$fol
 /// The file systems; they go with this value.
 pub(crate) struct SmallDisks {
     holder: Child,
+    folders: Vec<PathBuf>,
+    /// Where in each folder the file goes that fills the disk.
+    corner: &'static str,
 }
 
 impl SmallDisks {
-    /// Puts each folder on a file system of `kib` KiB.
-    pub(crate) fn mount(folders: &[PathBuf], kib: u64) -> Result<Self> {
+    /// Puts each folder on a file system of `kib` KiB; what fills one goes into a corner of it.
+    pub(crate) fn mount(folders: Vec<PathBuf>, corner: &'static str, kib: u64) -> Result<Self> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", HOLD, "sh"]);
-        command.args(folders).env("SIZE", format!("{kib}k"));
+        command.args(&folders).env("SIZE", format!("{kib}k"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = command.spawn().context("cannot run unshare (util-linux)")?;
         let mut said = String::new();
         let output = holder.stdout.take().context("the holder of the disks has no output")?;
         let read = BufReader::new(output).read_line(&mut said);
-        let disks = Self { holder };
+        let disks = Self { holder, folders, corner };
         read.context("cannot read what the holder of the disks says")?;
         ensure!(said.trim() == "mounted", "cannot mount small file systems, see above");
         Ok(disks)
@@ -42,9 +45,15 @@ impl SmallDisks {
         vec!["nsenter".to_owned(), format!("--mount=/proc/{}/ns/mnt", self.holder.id())]
     }
 
-    /// Writes until there is no room in a folder; returns the bytes written.
-    pub(crate) fn fill(&self, folder: &Path) -> Result<u64> {
-        let path = self.inside(folder).join(BALLAST);
+    /// Where a folder that is on such a disk is seen from outside.
+    pub(crate) fn seen(&self, folder: &Path) -> Option<PathBuf> {
+        self.folders.iter().any(|own| own == folder).then(|| self.inside(folder))
+    }
+
+    /// Writes until there is no room on a disk, counted in the order of the folders; returns the
+    /// bytes written.
+    pub(crate) fn fill(&self, index: usize) -> Result<u64> {
+        let path = self.ballast(index);
         let shown = path.display().to_string();
         let mut file = File::create(&path).with_context(|| format!("cannot make {shown}"))?;
         let mut bytes = 0;
@@ -64,9 +73,13 @@ impl SmallDisks {
     }
 
     /// Makes room again.
-    pub(crate) fn free(&self, folder: &Path) -> Result<()> {
-        let path = self.inside(folder).join(BALLAST);
+    pub(crate) fn free(&self, index: usize) -> Result<()> {
+        let path = self.ballast(index);
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    fn ballast(&self, index: usize) -> PathBuf {
+        self.inside(&self.folders[index]).join(self.corner).join(BALLAST)
     }
 
     fn inside(&self, folder: &Path) -> PathBuf {

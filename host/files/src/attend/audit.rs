@@ -71,11 +71,19 @@ impl Attend {
             self.audit_whole(Why { adopt: false, ..why });
             return;
         }
+        // What a crash came between comes first, however late it is found.
+        let mut parts = self.audits.parts.iter_mut();
         let same = |audit: &&mut Audit| audit.why == why;
-        match self.audits.parts.back_mut().filter(same) {
+        let part = if why.adopt { parts.find(same) } else { parts.next_back().filter(same) };
+        match part {
             Some(audit) => audit.folders.push(path),
             None => {
-                self.audits.parts.push_back(Audit { folders: vec![path], why, is_whole: false });
+                let audit = Audit { folders: vec![path], why, is_whole: false };
+                if why.adopt {
+                    self.audits.parts.push_front(audit);
+                } else {
+                    self.audits.parts.push_back(audit);
+                }
             }
         }
     }

@@ -260,6 +260,10 @@ impl Ground {
             return Ok(Done::Refused(Refusal::Missing));
         }
         let siblings = self.siblings(path, &found)?;
+        if !siblings.is_empty() && !entry.linked {
+            // What is one file here are two there: each must be made anew.
+            return Ok(Done::Refused(Refusal::Missing));
+        }
         let dressed = self.tree.dress_at(path, entry, xattrs);
         if dressed.is_err() {
             // Whatever part of it was done is ours.

@@ -341,6 +341,7 @@ impl Attend {
             return;
         }
         self.audits.progress.differing += u64::from(why.read);
+        tracing::debug!(%path, "changed here by others");
         self.ground.counters.changed_here(path);
         if self.is_offered && !self.local.ask(path, now) {
             self.local.again.clear();

@@ -10,7 +10,7 @@ const TROUBLES_NAMED_MAX: usize = 16;
 /// What the standby may not have, and what is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Backlog {
-    /// Paths that are to be looked at, or whose steps are in flight.
+    /// Paths that are to be looked at, whose steps are in flight, or that are in trouble.
     pub files: u64,
     /// Bytes in flight, and of large files still to be read.
     pub bytes: u64,
@@ -46,13 +46,18 @@ impl Lead {
         let left: u64 = self.transfers.iter().map(|transfer| transfer.left()).sum();
         let (held, held_entries) = self.guard.held_count();
         let waiting = self.guard.waiting().count();
+        let unsolved = self.trouble.resting().min();
         let troubled = self.trouble.iter().take(TROUBLES_NAMED_MAX);
         Backlog {
             // What a scan has not come to may differ, too.
             files: (steps + self.due.len() + self.transfers.len() + waiting) as u64
+                + self.trouble.resting().count() as u64
                 + u64::from(self.scan.is_under_way()),
             bytes: bytes as u64 + left,
-            oldest: [oldest, due, gone, sent, self.scan.began()].into_iter().flatten().min(),
+            oldest: [oldest, due, gone, sent, unsolved, self.scan.began()]
+                .into_iter()
+                .flatten()
+                .min(),
             held: held as u64,
             held_entries,
             scanning: self.scan.is_whole(),
@@ -71,7 +76,7 @@ impl Lead {
 
     /// The standby has exactly this tree, as far as this was seen.
     pub(crate) fn is_aligned(&self) -> bool {
-        self.halted.is_none() && self.is_agreed() && !self.is_busy()
+        self.halted.is_none() && self.trouble.len() == 0 && self.is_agreed() && !self.is_busy()
     }
 
     /// Nothing is looked at: the root is not what it was, or the index fails.

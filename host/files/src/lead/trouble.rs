@@ -100,6 +100,11 @@ impl Troubles {
         self.paths.values().filter_map(|trouble| trouble.next).min()
     }
 
+    /// Since when those are in trouble that are not being tried now.
+    pub(super) fn resting(&self) -> impl Iterator<Item = Instant> {
+        self.paths.values().filter(|trouble| trouble.next.is_some()).map(|trouble| trouble.since)
+    }
+
     pub(super) fn is_there(&self, path: &TreePath) -> bool {
         self.paths.get(path).is_some_and(|trouble| trouble.there)
     }
