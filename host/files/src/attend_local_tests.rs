@@ -161,3 +161,36 @@ fn a_tree_that_was_full_before_is_known_before_it_is_offered() {
     let kept = bed.aside(Aside::Conflicts);
     assert_eq!(kept, [("b".to_owned(), b"one".to_vec()), ("d/a".to_owned(), b"one".to_vec())]);
 }
+
+#[test]
+fn what_moves_amid_an_audit_is_found_where_it_went() {
+    for audited in 0..=3 {
+        let mut bed = Bed::new();
+        bed.apply(vec![put_dir("d"), put("d/a", b"one"), put_dir("z")]);
+        bed.write("d/mine", b"mine");
+        let at = std::time::UNIX_EPOCH + Duration::from_nanos(MTIME as u64);
+        std::fs::File::open(bed.root.join("d")).unwrap().set_modified(at).unwrap();
+        let sum = bed.sum("d");
+        let attend = bed.attend();
+        attend.begin_audit(false);
+        // The root, z, and d.
+        for _ in 0..audited {
+            attend.look_locally(Instant::now(), Instant::now()).unwrap();
+            attend.audit_on().unwrap();
+        }
+        bed.send(vec![Deed::Rename { from: path("d"), to: path("z/d"), sum }]);
+        let mut out = Vec::new();
+        let attend = bed.attend();
+        while attend.gather(Instant::now(), &mut out).unwrap() {}
+        while attend.current.is_some() || attend.gathering.is_some() {
+            let now = Instant::now();
+            attend.advance(now, now + SLICE, &mut out).unwrap();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        bed.run();
+        bed.check();
+        bed.take();
+        bed.apply(vec![Deed::Delete(path("z/d/mine"))]);
+        assert_eq!(bed.aside(Aside::Conflicts), [("z/d/mine".to_owned(), b"mine".to_vec())]);
+    }
+}

@@ -46,6 +46,20 @@ impl Audits {
     pub(super) fn is_first(&self) -> bool {
         self.parts.iter().any(|audit| audit.why.first)
     }
+
+    /// What was moved may come from where an audit has not been, and go to where it was.
+    pub(super) fn moved(&mut self, from: &TreePath, to: &TreePath) {
+        for audit in &mut self.parts {
+            for folder in &mut audit.folders {
+                if let Some(path) = folder.moved(from, to) {
+                    *folder = path;
+                }
+            }
+            if !audit.why.adopt {
+                audit.folders.push(to.clone());
+            }
+        }
+    }
 }
 
 impl Attend {

@@ -320,6 +320,7 @@ impl Attend {
             Done::Yes => {
                 if let Ready::Rename { from, to, .. } = &step.ready {
                     self.local.moved(from, to);
+                    self.audits.moved(from, to);
                 }
                 group.is_plain = true;
                 group.acks.push(step.seq);

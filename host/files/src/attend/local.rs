@@ -117,11 +117,8 @@ impl Local {
         }
     }
 
-    /// Hints of what is moved are of where it is afterwards.
+    /// What was moved is looked at where it is afterwards.
     pub(super) fn moved(&mut self, from: &TreePath, to: &TreePath) {
-        if self.quiet.is_empty() {
-            return;
-        }
         let moved: Vec<_> =
             self.quiet.keys().filter(|path| path.is_within(from)).cloned().collect();
         for path in moved {
@@ -129,6 +126,15 @@ impl Local {
                 self.order.push_back((times.1, there.clone()));
                 self.quiet.insert(there, times);
             }
+        }
+        for suspect in self.suspects.iter_mut().chain(&mut self.gone) {
+            if let Some(path) = suspect.path.moved(from, to) {
+                suspect.path = path;
+            }
+        }
+        if let Some(path) = self.looking.as_ref().and_then(|l| l.suspect.path.moved(from, to)) {
+            let why = self.looking.take().map_or(Why::HINTED, |looking| looking.suspect.why);
+            self.suspects.push_front(Suspect { path, why });
         }
     }
 
