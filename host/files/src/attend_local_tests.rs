@@ -162,6 +162,33 @@ fn a_tree_that_was_full_before_is_known_before_it_is_offered() {
     assert_eq!(kept, [("b".to_owned(), b"one".to_vec()), ("d/a".to_owned(), b"one".to_vec())]);
 }
 
+impl Bed {
+    /// Does a step after so many folders were audited, of which nothing was looked at since.
+    fn step_amid_an_audit(&mut self, audited: usize, deed: Deed<'_>) {
+        self.attend().begin_audit(false);
+        for _ in 0..audited {
+            self.attend().audit_on().unwrap();
+        }
+        self.send(vec![deed]);
+        let mut out = Vec::new();
+        let attend = self.attend();
+        while attend.gather(Instant::now(), &mut out).unwrap() {}
+        while attend.current.is_some() || attend.gathering.is_some() {
+            let now = Instant::now();
+            attend.advance(now, now + SLICE, &mut out).unwrap();
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        self.run();
+        self.check();
+        self.take();
+    }
+
+    fn is_kept(&mut self, text: &str) {
+        self.apply(vec![Deed::Delete(path(text))]);
+        assert_eq!(self.aside(Aside::Conflicts), [(text.to_owned(), b"mine".to_vec())]);
+    }
+}
+
 #[test]
 fn what_moves_amid_an_audit_is_found_where_it_went() {
     for audited in 0..=3 {
@@ -171,26 +198,20 @@ fn what_moves_amid_an_audit_is_found_where_it_went() {
         let at = std::time::UNIX_EPOCH + Duration::from_nanos(MTIME as u64);
         std::fs::File::open(bed.root.join("d")).unwrap().set_modified(at).unwrap();
         let sum = bed.sum("d");
-        let attend = bed.attend();
-        attend.begin_audit(false);
+        let deed = Deed::Rename { from: path("d"), to: path("z/d"), sum };
         // The root, z, and d.
-        for _ in 0..audited {
-            attend.look_locally(Instant::now(), Instant::now()).unwrap();
-            attend.audit_on().unwrap();
-        }
-        bed.send(vec![Deed::Rename { from: path("d"), to: path("z/d"), sum }]);
-        let mut out = Vec::new();
-        let attend = bed.attend();
-        while attend.gather(Instant::now(), &mut out).unwrap() {}
-        while attend.current.is_some() || attend.gathering.is_some() {
-            let now = Instant::now();
-            attend.advance(now, now + SLICE, &mut out).unwrap();
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        bed.run();
-        bed.check();
-        bed.take();
-        bed.apply(vec![Deed::Delete(path("z/d/mine"))]);
-        assert_eq!(bed.aside(Aside::Conflicts), [("z/d/mine".to_owned(), b"mine".to_vec())]);
+        bed.step_amid_an_audit(audited, deed);
+        bed.is_kept("z/d/mine");
+    }
+}
+
+#[test]
+fn a_folder_that_was_here_before_the_primary_has_one_is_audited() {
+    for audited in 0..=1 {
+        let mut bed = Bed::new();
+        std::fs::create_dir(bed.root.join("d")).unwrap();
+        bed.write("d/mine", b"mine");
+        bed.step_amid_an_audit(audited, put_dir("d"));
+        bed.is_kept("d/mine");
     }
 }

@@ -419,3 +419,7 @@ impl Engine {
         if self.stirred { self.status_at } else { self.status_at + quiet }
     }
 }
+
+#[cfg(test)]
+#[path = "engine/hostile_tests.rs"]
+mod hostile;

@@ -167,6 +167,12 @@ impl Lead {
                 let item = Item { written: true, closed: true, ..Item::new(now) };
                 self.due.add(path, item, now + QUIET);
             }
+            Hint::File(ino) => {
+                let names = self.index.by_inode(ino);
+                for path in self.or_halt(names, now).unwrap_or_default() {
+                    self.due.add_quiet(path, Item::new(now), now + QUIET);
+                }
+            }
             Hint::Below(path) => {
                 self.due.add(path, Item { below: true, ..Item::new(now) }, now + QUIET);
             }

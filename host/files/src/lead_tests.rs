@@ -862,6 +862,21 @@ fn what_the_standby_refuses_is_said_again() {
 }
 
 #[test]
+fn what_is_written_by_a_name_that_is_gone_arrives_under_those_that_are_left() {
+    let mut pair = Pair::with(|_| {}, |_| {});
+    pair.write("a", b"x");
+    pair.check();
+    fs::hard_link(pair.root.join("a"), pair.root.join("b")).unwrap();
+    fs::write(pair.root.join("b"), "written by the other name").unwrap();
+    fs::remove_file(pair.root.join("b")).unwrap();
+    pair.changed("b");
+    let ino = std::os::unix::fs::MetadataExt::ino(&fs::metadata(pair.root.join("a")).unwrap());
+    pair.hint(Hint::File(ino));
+    pair.check();
+    assert_eq!(pair.model.nodes[&path("a")].content, b"written by the other name");
+}
+
+#[test]
 fn what_was_changed_on_the_standby_is_said_again() {
     let prepare = |root: &std::path::Path| {
         fs::create_dir_all(root.join("d/e")).unwrap();

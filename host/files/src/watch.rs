@@ -28,6 +28,9 @@ pub(crate) enum Hint {
     Written(TreePath),
     /// A file that was open for writing was closed.
     Closed(TreePath),
+    /// The file of this inode, under whatever names it has: it lost or got one, or was written to
+    /// under a name that is gone.
+    File(u64),
     /// This folder and all below it: changes in it may have gone unseen.
     Below(TreePath),
     /// Changes anywhere may have gone unseen: the kernel's queue ran over.

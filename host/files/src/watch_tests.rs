@@ -85,7 +85,7 @@ fn is_covered(hints: &[(Hint, Instant)], path: &TreePath, since: Instant) -> boo
                 Hint::Changed(at) | Hint::Written(at) | Hint::Closed(at) => at == path,
                 Hint::Below(top) => path.is_within(top),
                 Hint::Overflow => true,
-                Hint::RootGone => false,
+                Hint::RootGone | Hint::File(_) => false,
             }
     })
 }
@@ -149,6 +149,32 @@ fn attributes_links_and_deletions_are_hinted_at() {
     check(a_file, |root| fs::remove_dir_all(root.join("d")).unwrap(), &[changed("d")]);
     let move_file = |root: &Path| fs::rename(root.join("d/f"), root.join("g")).unwrap();
     check(a_file, move_file, &[changed("d/f"), changed("g")]);
+}
+
+/// What is written by a name that is gone when it is looked for.
+#[test]
+fn a_file_that_had_another_name_for_a_moment_is_hinted_at_by_its_inode() {
+    let (_dir, root) = scene();
+    a_file(&root);
+    let Ok(mut source) = watch(&root, Mechanism::Fanotify) else {
+        println!("SKIPPED: no fanotify here");
+        return;
+    };
+    let ino = fs::metadata(root.join("d/f")).unwrap().ino();
+    let (name, other) = (root.join("name"), root.join("other"));
+    for over in [false, true] {
+        hints(&mut *source);
+        fs::hard_link(root.join("d/f"), &name).unwrap();
+        fs::write(&name, "more").unwrap();
+        if over {
+            fs::write(&other, "x").unwrap();
+            fs::rename(&other, &name).unwrap();
+        } else {
+            fs::remove_file(&name).unwrap();
+        }
+        let seen = hints(&mut *source);
+        assert!(seen.contains(&Hint::File(ino)), "{seen:?}");
+    }
 }
 
 #[test]
@@ -299,7 +325,7 @@ fn a_storm_in_new_folders_loses_no_file() {
 fn path_in(hint: &Hint) -> Option<&TreePath> {
     match hint {
         Hint::Changed(path) | Hint::Written(path) | Hint::Closed(path) => Some(path),
-        Hint::Below(_) | Hint::Overflow | Hint::RootGone => None,
+        Hint::Below(_) | Hint::Overflow | Hint::RootGone | Hint::File(_) => None,
     }
 }
 

@@ -229,10 +229,17 @@ impl Ground {
         if !self.make_room(path, entry, until)? {
             return Ok(Done::Later);
         }
-        if self.tree.stat(path)?.is_none() {
-            self.touch_folder_of(path);
-            self.tree.make_dir(path)?;
-            self.growing.remove(path);
+        match self.tree.stat(path)? {
+            None => {
+                self.touch_folder_of(path);
+                self.tree.make_dir(path)?;
+                self.growing.remove(path);
+            }
+            Some(found) => {
+                let row = self.index.get(path)?;
+                let is_known = row.is_some_and(|row| row.stamp.ino == found.stamp.ino);
+                self.strange.extend((!is_known).then(|| path.clone()));
+            }
         }
         self.touched.insert(path.clone());
         self.tree.dress_at(path, entry, xattrs)?;

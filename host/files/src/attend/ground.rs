@@ -92,6 +92,8 @@ pub(super) struct Ground {
     pub growing: BTreeMap<TreePath, (Stamp, Running)>,
     /// What seems not to be as it was left: to be looked at.
     pub suspects: Vec<TreePath>,
+    /// Folders that were there before they were known: what is in them is to be looked at.
+    pub strange: Vec<TreePath>,
     reading: Option<(TreePath, Found, Reading)>,
     clearing: Option<Clearing>,
 }
@@ -106,6 +108,7 @@ impl Ground {
             dressed: BTreeSet::new(),
             growing: BTreeMap::new(),
             suspects: Vec::new(),
+            strange: Vec::new(),
             reading: None,
             clearing: None,
         }

@@ -156,6 +156,13 @@ impl Attend {
     pub(crate) fn hint(&mut self, hint: Hint, now: Instant) {
         let path = match hint {
             Hint::Changed(path) | Hint::Written(path) | Hint::Closed(path) => path,
+            Hint::File(ino) => {
+                // An index that cannot be read is told of by the next step.
+                for path in self.ground.index.by_inode(ino).unwrap_or_default() {
+                    self.hint(Hint::Changed(path), now);
+                }
+                return;
+            }
             Hint::Below(path) => {
                 let suspect = Suspect { path: path.clone(), why: Why::HINTED };
                 self.local.suspects.push_back(suspect);
@@ -176,6 +183,9 @@ impl Attend {
         let suspects = std::mem::take(&mut self.ground.suspects);
         let hinted = |path| Suspect { path, why: Why::HINTED };
         self.local.suspects.extend(suspects.into_iter().map(hinted));
+        for folder in std::mem::take(&mut self.ground.strange) {
+            self.audit_below(folder, Why::HINTED);
+        }
         if let Some(looking) = self.local.looking.take() {
             return self.go_on_looking(looking, now, until).map(|()| true);
         }

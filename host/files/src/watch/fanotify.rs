@@ -2,6 +2,7 @@
 //!
 //! No watch for each folder: set up at once, and a new folder is never missed. The price is that
 //! every change on the file system is told; what is elsewhere is known by its folder's handle.
+//! A file that gets or loses a name (hard links) is told by its own handle, without a name.
 //! `fanotify(7)`, `fanotify_init(2)`, `fanotify_mark(2)`, `open_by_handle_at(2)`.
 
 use std::collections::HashMap;
@@ -72,6 +73,7 @@ impl Fanotify {
             | libc::FAN_CLOEXEC
             | libc::FAN_NONBLOCK
             | libc::FAN_REPORT_DFID_NAME
+            | libc::FAN_REPORT_FID
             | libc::FAN_UNLIMITED_QUEUE;
         // SAFETY: no pointers.
         let fd = unsafe { libc::fanotify_init(flags, (libc::O_RDONLY | libc::O_CLOEXEC) as u32) };
@@ -104,9 +106,23 @@ impl Fanotify {
         if mask & libc::FAN_Q_OVERFLOW != 0 {
             return push(hints, Hint::Overflow);
         }
-        let Some((handle, name)) = parse_info(event) else {
-            tracing::debug!(mask, "an event of fanotify without folder and name");
-            return push(hints, Hint::Overflow);
+        let (handle, name) = match parse_info(event) {
+            Some(Told::Named(handle, name)) => (handle, name),
+            Some(Told::File(handle)) => {
+                match inode_of(self.places.root.as_raw_fd(), handle) {
+                    Ok(Some(ino)) => push(hints, Hint::File(ino)),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot tell the file of a change");
+                        push(hints, Hint::Overflow);
+                    }
+                }
+                return;
+            }
+            None => {
+                tracing::debug!(mask, "an event of fanotify without folder and name");
+                return push(hints, Hint::Overflow);
+            }
         };
         let folder_moved =
             mask & libc::FAN_ONDIR != 0 && mask & (libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO) != 0;
@@ -207,7 +223,7 @@ impl Places {
 
     /// Asks the kernel.
     fn ask(&mut self, handle: &[u8]) -> io::Result<Place> {
-        let folder = match open_handle(self.root.as_raw_fd(), handle) {
+        let folder = match open_handle(self.root.as_raw_fd(), handle, libc::O_DIRECTORY) {
             Ok(folder) => folder,
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => return Ok(Place::Gone),
             Err(error) => return Err(error),
@@ -280,28 +296,39 @@ fn event_length(bytes: &[u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-/// The handle (with its head) and the name in an event, from its record of type `DFID_NAME` or
-/// `DFID`: `struct fanotify_event_info_fid` of linux/fanotify.h.
-fn parse_info(event: &[u8]) -> Option<(&[u8], &[u8])> {
+/// What an event is of; handles with their heads.
+#[derive(Debug, PartialEq, Eq)]
+enum Told<'a> {
+    /// A name in a folder.
+    Named(&'a [u8], &'a [u8]),
+    /// A file, without a name.
+    File(&'a [u8]),
+}
+
+/// Reads the records of an event: `struct fanotify_event_info_fid` of linux/fanotify.h. Of those of
+/// a folder and of a file that of the folder counts.
+fn parse_info(event: &[u8]) -> Option<Told<'_>> {
     let head = size_of::<libc::fanotify_event_info_fid>();
     let mut rest = event.get(size_of::<libc::fanotify_event_metadata>()..)?;
+    let mut file = None;
     while rest.len() >= head {
         let length = usize::from(u16::from_ne_bytes([rest[2], rest[3]]));
         let record = rest.get(..length)?;
-        let named = rest[0] == libc::FAN_EVENT_INFO_TYPE_DFID_NAME;
-        if named || rest[0] == libc::FAN_EVENT_INFO_TYPE_DFID {
-            let handle = record.get(head..)?;
-            let bytes = u32_at(handle.get(..HANDLE_HEAD_BYTES)?, 0) as usize;
-            let (handle, name) = handle.split_at_checked(HANDLE_HEAD_BYTES.checked_add(bytes)?)?;
-            let name = if named { CStr::from_bytes_until_nul(name).ok()?.to_bytes() } else { b"." };
-            return Some((handle, name));
-        }
-        if length == 0 {
-            return None;
+        let handle = record.get(head..)?;
+        let bytes = u32_at(handle.get(..HANDLE_HEAD_BYTES)?, 0) as usize;
+        let (handle, name) = handle.split_at_checked(HANDLE_HEAD_BYTES.checked_add(bytes)?)?;
+        match rest[0] {
+            libc::FAN_EVENT_INFO_TYPE_DFID_NAME => {
+                let name = CStr::from_bytes_until_nul(name).ok()?.to_bytes();
+                return Some(Told::Named(handle, name));
+            }
+            libc::FAN_EVENT_INFO_TYPE_DFID => return Some(Told::Named(handle, b".")),
+            libc::FAN_EVENT_INFO_TYPE_FID => file = Some(Told::File(handle)),
+            _ => {}
         }
         rest = &rest[length..];
     }
-    None
+    file
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -339,14 +366,26 @@ fn handle_of(folder: RawFd) -> io::Result<Box<[u8]>> {
     Ok(room.0[..length].into())
 }
 
-/// Opens the folder of a handle on the file system of `root`, for its path only.
-fn open_handle(root: RawFd, handle: &[u8]) -> io::Result<OwnedFd> {
+/// The inode of a handle; none when the file is gone.
+fn inode_of(root: RawFd, handle: &[u8]) -> io::Result<Option<u64>> {
+    match open_handle(root, handle, 0) {
+        Ok(file) => {
+            let found = rustix::fs::fstat(&file)?;
+            Ok((found.st_nlink > 0).then_some(found.st_ino))
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens what a handle on the file system of `root` is of, for its path only.
+fn open_handle(root: RawFd, handle: &[u8], kind: libc::c_int) -> io::Result<OwnedFd> {
     let mut room = HandleRoom([0; HANDLE_HEAD_BYTES + HANDLE_BYTES_MAX]);
     let Some(place) = room.0.get_mut(..handle.len()) else {
         return Err(io::Error::other("a file handle is longer than the kernel makes them"));
     };
     place.copy_from_slice(handle);
-    let flags = libc::O_PATH | libc::O_CLOEXEC | libc::O_DIRECTORY;
+    let flags = libc::O_PATH | libc::O_CLOEXEC | kind;
     // SAFETY: the room is aligned, holds a head and as many bytes as the head says, and outlives
     // the call.
     let fd = unsafe { libc::open_by_handle_at(root, room.0.as_mut_ptr().cast(), flags) };
