@@ -1,17 +1,29 @@
 //! Verbs that work without a daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::flags::{InitFlags, JoinFlags};
 use super::{Context, Failure, Outcome, say};
-use crate::config::{Config, check_against_host};
+use crate::config::{Config, check_against_host, defaults};
 use crate::doctor::{self, Finding, Severity};
 use crate::identity::Identity;
 use crate::setup::{self, NewPair, NodeDirs, SetupError, Written};
 
+/// What makes a configuration says where by its folder: `--config` would be overlooked.
+fn refuse_config(context: &Context) -> Result<(), Failure> {
+    if context.config() == Path::new(defaults::CONFIG_FILE) {
+        return Ok(());
+    }
+    let file = context.config().display();
+    Err(Failure::Usage(format!(
+        "--config {file} names a configuration that exists; where a new one goes is --dir FOLDER"
+    )))
+}
+
 pub(super) fn init(context: &Context, flags: InitFlags) -> Outcome {
+    refuse_config(context)?;
     if flags.local.len() != flags.peer_address.len() {
         return Err(Failure::Usage(format!(
             "--local is there {} times and --peer-address {} times: give both ends of each link",
@@ -46,6 +58,7 @@ pub(super) fn init(context: &Context, flags: InitFlags) -> Outcome {
 }
 
 pub(super) fn join(context: &Context, flags: &JoinFlags) -> Outcome {
+    refuse_config(context)?;
     let dirs =
         NodeDirs { state_dir: flags.dirs.state_dir.clone(), run_dir: flags.dirs.run_dir.clone() };
     let written = setup::join(&flags.bundle, &flags.dir, &dirs).map_err(setup_failure)?;
