@@ -7,6 +7,7 @@ mod case;
 mod churn;
 mod deeds;
 mod kamailio;
+mod launch;
 mod phone;
 pub mod trees;
 mod world;
@@ -18,6 +19,7 @@ pub use case::{ArbiterDeeds, Case, Scene, Serves, arbitrated, check, check_each,
 pub use churn::Churn;
 pub use deeds::{NO_GAP_MS, heal, kill, start};
 pub use kamailio::{KAMAILIO_PORT, Kamailio};
+pub use launch::{can_launch, moved_clocks};
 pub use phone::Phone;
 pub use staffetta_arbiter::proxy::Behaviour;
 pub use world::{binary, target_dir, workspace, world};

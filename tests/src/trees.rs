@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -54,6 +55,9 @@ pub fn all_aligned(pair: &Pair) -> Result<()> {
 /// What rsync would still have to do; none where rsync is not installed.
 fn differences(pair: &Pair) -> Result<Option<String>> {
     let [one, other] = Node::BOTH.map(|node| pair.tree_there(node, TREE));
+    if Command::new("rsync").arg("--version").output().is_err() {
+        return Ok(None);
+    }
     let mut rsync = pair.program("rsync");
     rsync.args([
         "-aHAXSnc",
@@ -63,11 +67,9 @@ fn differences(pair: &Pair) -> Result<Option<String>> {
         "--exclude=*.tmp",
     ]);
     rsync.arg(format!("{}/", one.display())).arg(format!("{}/", other.display()));
-    match rsync.output() {
-        Ok(output) => Ok(Some(text(&output))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).context("cannot run rsync"),
-    }
+    let output = rsync.output().context("cannot run rsync")?;
+    ensure!(output.status.success(), "rsync: {}", text(&output));
+    Ok(Some(text(&output)))
 }
 
 /// Both trees are alike, to the last attribute, within the patience.
@@ -85,8 +87,8 @@ pub fn alike(pair: &Pair) -> Result<()> {
             }
             Some(differences) if differences.is_empty() => return Ok(()),
             Some(differences) => {
-                let said = trees(pair);
-                ensure!(Instant::now() < until, "the trees differ:\n{differences}\n{said}");
+                let now = Instant::now();
+                ensure!(now < until, "the trees differ:\n{differences}\n{}", trees(pair));
             }
         }
         std::thread::sleep(ms(100));
@@ -105,7 +107,7 @@ pub fn open(more: &str, prepare: fn(&Pair) -> Result<()>) -> Result<Scene> {
 ///
 /// # Errors
 /// When it does not become that in time.
-pub fn waits_for_takeover(pair: &Pair, new: Node) -> Result<()> {
+pub fn wait_for_takeover(pair: &Pair, new: Node) -> Result<()> {
     wait("a takeover", pair, || pair.status(new).is_ok_and(|status| status.role == Role::Primary))
 }
 

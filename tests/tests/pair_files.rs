@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use staffetta_lab::{Node, Role};
 use staffetta_tests::trees::{
-    TREE, alike, all_aligned, count, kept, open, wait, waits_for_takeover,
+    TREE, alike, all_aligned, count, kept, open, wait, wait_for_takeover,
 };
 use staffetta_tests::{aligned, said, world};
 
@@ -77,7 +77,7 @@ fn what_only_a_dead_primary_had_is_kept_when_it_returns() {
         pair.lab().node(old).kill9();
         fs::write(was.join("both"), b"of the dead")?;
         fs::write(was.join("only"), b"of the dead")?;
-        waits_for_takeover(pair, new)?;
+        wait_for_takeover(pair, new)?;
         fs::write(is.join("both"), b"of the living")?;
         pair.start(old)?;
         scene.ready()?;

@@ -3,18 +3,20 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair};
-use staffetta_tests::trees::{TREE, alike, count, kept, open, wait, waits_for_takeover};
-use staffetta_tests::{Churn, aligned, said, world};
+use staffetta_tests::trees::{TREE, alike, count, kept, open, wait, wait_for_takeover};
+use staffetta_tests::{Churn, aligned, can_launch, moved_clocks, said, world};
 
 /// The disk of a tree that is filled.
 const DISK_KIB: u64 = 16 * 1024;
-/// Words by which a daemon that runs as root is refused what is not root's.
-const MEEK: [&str; 2] = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+/// Starts a daemon without root's right to read everybody's files.
+const WITHOUT_DAC_OVERRIDE: [&str; 2] =
+    ["setpriv", "--bounding-set=-dac_override,-dac_read_search"];
+/// Seconds by which one daemon's clocks began before the other's: 100 days.
+const APART_S: i64 = 100 * 86_400;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -67,7 +69,7 @@ fn trees_are_alike_after_the_primarys_daemon_was_killed_under_load() {
             std::thread::sleep(ms(400 + 130 * (round % 7)));
             pair.lab().node(old).kill9();
             fs::write(pair.tree(old, TREE).join("only"), format!("{round}"))?;
-            waits_for_takeover(pair, new)?;
+            wait_for_takeover(pair, new)?;
             // Programs follow the service.
             churn.end()?;
             let churn = Churn::start(&pair.tree(new, TREE), round + 1_000)?;
@@ -122,12 +124,12 @@ fn a_standby_without_room_loses_nothing_and_catches_up() {
 #[test]
 fn a_file_that_cannot_be_read_is_named_and_holds_up_no_other() {
     world(|| {
-        if !Command::new(MEEK[0]).args(&MEEK[1..]).arg("true").status()?.success() {
+        if !can_launch(&WITHOUT_DAC_OVERRIDE.map(ToOwned::to_owned)) {
             println!("SKIPPED: capabilities cannot be taken away here (setpriv)");
             return Ok(());
         }
         let mut scene = open("", |pair| {
-            let words = MEEK.map(ToOwned::to_owned).to_vec();
+            let words = WITHOUT_DAC_OVERRIDE.map(ToOwned::to_owned).to_vec();
             Node::BOTH.into_iter().for_each(|node| pair.launch_by(node, words.clone()));
             Ok(())
         })?;
@@ -154,17 +156,12 @@ fn a_file_that_cannot_be_read_is_named_and_holds_up_no_other() {
     });
 }
 
-/// No time of a file is compared with a clock, and no clock with the peer's.
+/// Of a file's times only that which no program can set (ctime) is compared with a clock, the
+/// node's own; no clock is compared with the peer's. The wall clock cannot be moved for one node.
 #[test]
-fn clocks_that_differ_and_times_of_files_in_past_and_future_harm_nothing() {
+fn daemons_that_began_100_days_apart_and_times_of_files_in_past_and_future_agree() {
     world(|| {
-        let moved = |monotonic: i64, boottime: i64| {
-            let offsets = [format!("--monotonic={monotonic}"), format!("--boottime={boottime}")];
-            let words = ["unshare", "--time"].map(ToOwned::to_owned);
-            words.into_iter().chain(offsets).collect::<Vec<_>>()
-        };
-        let words = moved(0, 0);
-        if !Command::new(&words[0]).args(&words[1..]).arg("true").status()?.success() {
+        if !can_launch(&moved_clocks(0, 0)) {
             println!("SKIPPED: no time namespace can be made here (unshare --time)");
             return Ok(());
         }
@@ -173,8 +170,7 @@ fn clocks_that_differ_and_times_of_files_in_past_and_future_harm_nothing() {
         for node in Node::BOTH {
             pair.lab().node(node).kill9();
         }
-        // As if it had begun 100 days before the other.
-        pair.launch_by(Node::B, moved(8_640_000, 8_640_000));
+        pair.launch_by(Node::B, moved_clocks(APART_S, APART_S));
         pair.start(Node::B)?;
         pair.start(Node::A)?;
         scene.ready()?;

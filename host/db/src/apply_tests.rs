@@ -149,7 +149,6 @@ fn schema_changes_one_after_another_grow_and_shrink_the_copy() {
     }
 }
 
-/// The copy frees its pages at each commit, and the page 1 that comes lists free ones.
 /// An applier that was just opened has read the schema of the copy to prepare its statements.
 #[test]
 fn the_first_transaction_after_an_opening_may_replace_the_schema() {
@@ -165,6 +164,7 @@ fn the_first_transaction_after_an_opening_may_replace_the_schema() {
     }
 }
 
+/// The copy frees its pages at each commit, and the page 1 that comes lists free ones.
 #[test]
 fn another_vacuum_mode_with_free_pages_comes_in_one_step() {
     for (from, to) in [(1, 0), (1, 2), (0, 1), (2, 1), (2, 0)] {

@@ -70,6 +70,8 @@ fn is_there(node: &Node) -> bool {
 /// Runs a pair, and tells what both disks were told.
 fn recorded(durable: bool) -> (tempfile::TempDir, [PathBuf; 2], Disk, Vec<Event>) {
     let (root, one, mut other) = pair(|pattern| pattern.durable = durable);
+    // A database that appears before is fenced.
+    one.lead(2);
     let application = one.application("a.db");
     let synchronous = if durable { "FULL" } else { "NORMAL" };
     application
@@ -81,7 +83,6 @@ fn recorded(durable: bool) -> (tempfile::TempDir, [PathBuf; 2], Disk, Vec<Event>
              INSERT INTO account SELECT i, 0, hex(randomblob(700)) FROM n;"
         ))
         .expect("tables");
-    one.lead(2);
     other.attend(&one);
     one.shipped("a.db");
     let paths = [one.database("a.db"), other.database("a.db")];

@@ -24,6 +24,7 @@ mod trouble;
 pub(crate) use audit::Audited;
 pub(crate) use durable::{Flusher, flush};
 pub(crate) use ground::Counters;
+pub(crate) use intent::forget as forget_intent;
 pub(crate) use trouble::AttendError;
 
 use crate::entry::{Row, Sums};
@@ -35,7 +36,7 @@ use crate::wire::{self, CHILDREN_MAX, Child, End, Message, Part, Step};
 use ground::Ground;
 use group::{Group, Grown};
 use inbox::Item;
-use intent::Intent;
+use intent::{Intent, Recalled};
 use large::{LARGE_BYTES_MAX, LARGE_MAX, Large};
 use local::{Local, Why};
 use staffetta_bulk::Wake;
@@ -106,8 +107,7 @@ pub(crate) struct Attend {
     current: Option<Group>,
     grown: Grown,
     intent: Intent,
-    /// While what a crash came between is looked at.
-    formers: intent::Formers,
+    recalled: Recalled,
     /// Folders that the primary asked for.
     listed: VecDeque<TreePath>,
     /// The folder that is being told, and what of it was not told yet.
@@ -155,7 +155,7 @@ impl Attend {
             current: None,
             grown: Grown::default(),
             intent: Intent::default(),
-            formers: intent::Formers::default(),
+            recalled: Recalled::default(),
             listed: VecDeque::new(),
             listing: None,
             is_offer_due: false,
@@ -319,7 +319,7 @@ impl Attend {
             self.closed = None;
             self.is_offer_due = self.id.is_some();
             // The index is as it was before the deeds that it did not hear the end of.
-            recalled = self.adopt_intent();
+            recalled = self.recall_intent();
         }
         match recalled.and_then(|()| self.work(now, now + SLICE, out)) {
             Ok(more) => more,
@@ -373,10 +373,10 @@ impl Attend {
             self.stirred = 0;
             self.ground.index.commit()?;
         }
-        if is_idle && is_quiet && self.grown.is_empty() && self.intent != Intent::default() {
+        if is_idle && is_quiet && self.grown.is_empty() && !self.intent.is_empty() {
             // Whatever was being changed is known by now.
             self.note_intent(Intent::default())?;
-            self.formers.clear();
+            self.recalled.clear();
             self.ground.index.commit()?;
         }
         Ok(())

@@ -134,6 +134,20 @@ fn a_file_that_was_growing_is_ours_however_far_it_came() {
 }
 
 #[test]
+fn what_somebody_writes_where_a_folder_was_to_be_is_not_ours() {
+    let mut bed = Bed::new();
+    bed.apply(vec![put("a", b"one")]);
+    let mut intent = Intent::default();
+    let deed =
+        Ready::Dir { path: path("a"), entry: entry(Kind::Dir, b""), xattrs: Xattrs::default() };
+    intent.add([&deed].into_iter(), &mut bed.attend().ground.index).unwrap();
+    bed.attend().add_intent(intent).unwrap();
+    bed.write("a", b"mine");
+    bed.restart(Arc::new(flush));
+    assert_eq!(bed.attend().status().counters.local_changes, 1);
+}
+
+#[test]
 fn what_was_changed_here_before_a_crash_is_not_adopted() {
     let mut bed = Bed::new();
     bed.apply(vec![put("a", b"one"), put("b", b"two")]);

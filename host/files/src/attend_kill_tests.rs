@@ -109,8 +109,11 @@ fn done(bed: &mut Bed, acts: &[Act]) -> bool {
 fn history(bed: &mut Bed, dice: &mut Dice, count: usize) -> Vec<Act> {
     let mut acts = Vec::new();
     while acts.len() < count {
-        let act = draw(bed, dice);
-        acts.extend(act.filter(|act| done(bed, std::slice::from_ref(act))));
+        if let Some(act) = draw(bed, dice)
+            && done(bed, std::slice::from_ref(&act))
+        {
+            acts.push(act);
+        }
     }
     acts
 }
@@ -156,8 +159,8 @@ fn trouble(seed: u64) -> Option<String> {
         let row = bed.attend().ground.index.get(&path).unwrap().unwrap();
         wrong.extend((!row.shared).then(|| format!("own {path}")));
     }
-    let done = format!("seed {seed}: {wrong:?} after {deeds} of {acts:?}");
-    (!wrong.is_empty()).then_some(done)
+    let report = format!("seed {seed}: {wrong:?} after {deeds} of {acts:?}");
+    (!wrong.is_empty()).then_some(report)
 }
 
 #[test]

@@ -1,18 +1,12 @@
 //! Large files: by parts, from a base, over lost connections.
 
 use super::*;
+use crate::dice::Dice;
 use crate::digest::SEGMENT_BYTES;
 use crate::wire::PART_BYTES_MAX;
 
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..bytes).map(|_| next()).collect()
+    Dice::new(seed).bytes(bytes)
 }
 
 impl Bed {

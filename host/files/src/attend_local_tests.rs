@@ -169,15 +169,18 @@ impl Bed {
         for _ in 0..audited {
             self.attend().audit_on().unwrap();
         }
-        self.send(vec![deed]);
+        let seq = self.send(vec![deed]);
         let mut out = Vec::new();
         let attend = self.attend();
         while attend.gather(Instant::now(), &mut out).unwrap() {}
+        let end = Instant::now() + Duration::from_secs(20);
         while attend.current.is_some() || attend.gathering.is_some() {
             let now = Instant::now();
+            assert!(now < end, "it never ends");
             attend.advance(now, now + SLICE, &mut out).unwrap();
             std::thread::sleep(Duration::from_micros(100));
         }
+        assert_eq!(out, [wire::message(&Message::Ack(7, vec![seq]))]);
         self.run();
         self.check();
         self.take();

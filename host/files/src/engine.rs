@@ -423,3 +423,7 @@ impl Engine {
 #[cfg(test)]
 #[path = "engine/hostile_tests.rs"]
 mod hostile;
+
+#[cfg(test)]
+#[path = "engine/reign_tests.rs"]
+mod reign;

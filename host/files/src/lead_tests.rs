@@ -852,6 +852,12 @@ fn what_the_standby_refuses_is_said_again() {
     pair.model.refuses = None;
     pair.check();
     assert_eq!(pair.lead.backlog().troubles, 0);
+}
+
+#[test]
+fn what_cannot_be_read_here_ends_alignment_and_holds_up_no_move() {
+    let mut pair = Pair::with(|_| {}, |_| {});
+    pair.write("b", b"y");
     pair.until("aligned", |pair| pair.lead.is_aligned());
     let error = std::io::Error::from_raw_os_error(libc::EIO);
     pair.lead.unreadable(&path("b"), &Item::new(Instant::now()), &error, Instant::now());

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::interrupt;
@@ -207,7 +207,8 @@ impl Pair {
         self.dir.path().join(node.name()).join("data").join(format!("{name}.db"))
     }
 
-    /// The root of a tree of [`PairOptions::trees`] on a node; it is there from the beginning.
+    /// The root of a tree of [`PairOptions::trees`] on a node, by the path under which tests see it;
+    /// it is there from the beginning.
     ///
     /// # Panics
     /// When another thread panicked here.
@@ -218,7 +219,7 @@ impl Pair {
         disks.as_ref().and_then(|disks| disks.seen(&path)).unwrap_or(path)
     }
 
-    /// The same as the daemons, and a [`Pair::program`], name it.
+    /// The root of a tree by the path under which the daemons, and a [`Pair::program`], see it.
     #[must_use]
     pub fn tree_there(&self, node: Node, name: &str) -> PathBuf {
         self.dir.path().join(node.name()).join("trees").join(name)
@@ -265,7 +266,8 @@ impl Pair {
         self.mount(folders, "", kib)
     }
 
-    /// The same for the roots of a tree.
+    /// Puts the roots of a tree on both nodes on disks of `kib` KiB each, which live as long as the
+    /// pair. For pairs that were not started yet.
     ///
     /// # Errors
     /// When file systems cannot be mounted.
@@ -277,6 +279,8 @@ impl Pair {
     }
 
     fn mount(&self, folders: [PathBuf; 2], corner: &'static str, kib: u64) -> Result<()> {
+        let has_some = self.disks.lock().expect("no panic under this lock").is_some();
+        ensure!(!has_some, "a pair has small disks for one thing only");
         let disks = SmallDisks::mount(folders.to_vec(), corner, kib)?;
         Node::BOTH.into_iter().for_each(|node| self.launch_by(node, disks.launcher()));
         *self.disks.lock().expect("no panic under this lock") = Some(disks);

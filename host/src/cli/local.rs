@@ -1,24 +1,24 @@
 //! Verbs that work without a daemon.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::flags::{InitFlags, JoinFlags};
 use super::{Context, Failure, Outcome, say};
-use crate::config::{Config, check_against_host, defaults};
+use crate::config::{Config, check_against_host};
 use crate::doctor::{self, Finding, Severity};
 use crate::identity::Identity;
 use crate::setup::{self, NewPair, NodeDirs, SetupError, Written};
 
-/// What makes a configuration says where by its folder: `--config` would be overlooked.
+/// These verbs write a configuration and read none: `--dir` says where.
 fn refuse_config(context: &Context) -> Result<(), Failure> {
-    if context.config() == Path::new(defaults::CONFIG_FILE) {
+    if !context.names_config() {
         return Ok(());
     }
     let file = context.config().display();
     Err(Failure::Usage(format!(
-        "--config {file} names a configuration that exists; where a new one goes is --dir FOLDER"
+        "init and join read no configuration: use --dir FOLDER instead of --config {file}"
     )))
 }
 

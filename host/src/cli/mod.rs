@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::api::client::ClientError;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, defaults};
 use flags::{Cli, ConfigVerb, Verb};
 
 /// Why a verb did not succeed; each with its exit code.
@@ -154,6 +154,11 @@ impl Context {
 
     fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// Another configuration than the usual one was named.
+    fn names_config(&self) -> bool {
+        self.config() != Path::new(defaults::CONFIG_FILE)
     }
 }
 

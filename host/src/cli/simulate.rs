@@ -28,8 +28,11 @@ pub(super) fn simulate(context: &Context, flags: &SimulateFlags) -> Outcome {
 
 /// The configuration, where there is one: a person without a pair may simulate too.
 fn configuration(context: &Context) -> Result<Option<Config>, Failure> {
-    let named = context.config() != Path::new(defaults::CONFIG_FILE);
-    if named || context.config().exists() { Ok(Some(context.load()?)) } else { Ok(None) }
+    if context.names_config() || context.config().exists() {
+        Ok(Some(context.load()?))
+    } else {
+        Ok(None)
+    }
 }
 
 fn pair(config: Option<&Config>, profile: Option<TimingProfile>) -> Result<Pair, Failure> {

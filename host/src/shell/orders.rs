@@ -53,8 +53,8 @@ fn scrub(data: &DataLink, name: Option<String>) -> Result<String, OrderError> {
     if data.status().is_empty() && name.is_none() {
         return Err(OrderError::new(
             "no database is replicated",
-            "name them by [[database]] in the configuration of both nodes; files that do not exist \
-             yet are found when they do",
+            "add [[database]] to the configuration of both nodes; a file that does not exist yet \
+             is found as soon as it does",
         ));
     }
     let path = name.as_deref().map(|name| database(data, name)).transpose()?;

@@ -47,7 +47,8 @@ impl Audits {
         self.parts.iter().any(|audit| audit.why.first)
     }
 
-    /// What was moved may come from where an audit has not been, and go to where it was.
+    /// Folders that wait are audited where they went; and what was moved is audited once more, for
+    /// it may come from where an audit has not been to where it was.
     pub(super) fn moved(&mut self, from: &TreePath, to: &TreePath) {
         for audit in &mut self.parts {
             for folder in &mut audit.folders {
@@ -55,7 +56,7 @@ impl Audits {
                     *folder = path;
                 }
             }
-            if !audit.why.adopt {
+            if !audit.why.adopt && !audit.folders.contains(to) {
                 audit.folders.push(to.clone());
             }
         }

@@ -81,17 +81,13 @@ impl Ready {
         match self {
             Ready::File { entry, .. }
             | Ready::Symlink { entry, .. }
-            | Ready::Dir { entry, .. }
             | Ready::Kept { entry, .. }
             | Ready::Link { entry, .. }
-            | Ready::Append { entry, .. } => Some(entry.content),
-            Ready::Rename { .. } | Ready::Delete(_) | Ready::Refused(..) => None,
+            | Ready::Append { entry, .. } => (entry.kind != Kind::Dir).then_some(entry.content),
+            Ready::Dir { .. } | Ready::Rename { .. } | Ready::Delete(_) | Ready::Refused(..) => {
+                None
+            }
         }
-    }
-
-    /// Its content comes bit by bit.
-    pub(super) fn grows(&self) -> bool {
-        matches!(self, Ready::Append { .. })
     }
 
     /// The temp that holds its content, and the path that it will have.
@@ -238,7 +234,9 @@ impl Ground {
             Some(found) => {
                 let row = self.index.get(path)?;
                 let is_known = row.is_some_and(|row| row.stamp.ino == found.stamp.ino);
-                self.strange.extend((!is_known).then(|| path.clone()));
+                if !is_known {
+                    self.unaudited.push(path.clone());
+                }
             }
         }
         self.touched.insert(path.clone());
@@ -267,8 +265,8 @@ impl Ground {
             return Ok(Done::Refused(Refusal::Missing));
         }
         let siblings = self.siblings(path, &found)?;
-        if !siblings.is_empty() && !entry.linked {
-            // What is one file here are two there: each must be made anew.
+        if !entry.linked && siblings.iter().any(|(_, row)| !row.entry.linked) {
+            // One file here is two on the primary: each is made anew.
             return Ok(Done::Refused(Refusal::Missing));
         }
         let dressed = self.tree.dress_at(path, entry, xattrs);

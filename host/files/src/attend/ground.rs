@@ -93,7 +93,7 @@ pub(super) struct Ground {
     /// What seems not to be as it was left: to be looked at.
     pub suspects: Vec<TreePath>,
     /// Folders that were there before they were known: what is in them is to be looked at.
-    pub strange: Vec<TreePath>,
+    pub unaudited: Vec<TreePath>,
     reading: Option<(TreePath, Found, Reading)>,
     clearing: Option<Clearing>,
 }
@@ -108,7 +108,7 @@ impl Ground {
             dressed: BTreeSet::new(),
             growing: BTreeMap::new(),
             suspects: Vec::new(),
-            strange: Vec::new(),
+            unaudited: Vec::new(),
             reading: None,
             clearing: None,
         }

@@ -7,6 +7,7 @@ use super::inbox::{Content, Item, make_ready};
 use super::intent::Intent;
 use super::trouble::{Fault, refusal, text};
 use super::{Attend, GROUP_BYTES_MAX, GROUP_STEPS_MAX};
+use crate::entry::Kind;
 use crate::path::TreePath;
 use crate::wire::{self, ACKS_MAX, Message, Refusal};
 use std::collections::BTreeMap;
@@ -320,7 +321,10 @@ impl Attend {
             Done::Yes => {
                 if let Ready::Rename { from, to, .. } = &step.ready {
                     self.local.moved(from, to);
-                    self.audits.moved(from, to);
+                    let row = self.ground.index.get(to)?;
+                    if row.is_some_and(|row| row.entry.kind == Kind::Dir) {
+                        self.audits.moved(from, to);
+                    }
                 }
                 group.is_plain = true;
                 group.acks.push(step.seq);

@@ -10,7 +10,7 @@ use crate::path::TreePath;
 use crate::tree::Look;
 use crate::watch::Hint;
 use crate::wire::{self, ASKED_MAX, Message};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// A path is looked at after so long without a hint.
@@ -62,6 +62,8 @@ pub(super) struct Local {
     quiet: HashMap<TreePath, (Instant, Instant)>,
     order: VecDeque<(Instant, TreePath)>,
     pub suspects: VecDeque<Suspect>,
+    /// Files whose names are to be looked at.
+    inodes: BTreeSet<u64>,
     /// What a crash took away, or moved: looked at after all that is there, so that what was moved
     /// is known again.
     gone: Vec<Suspect>,
@@ -157,10 +159,11 @@ impl Attend {
         let path = match hint {
             Hint::Changed(path) | Hint::Written(path) | Hint::Closed(path) => path,
             Hint::File(ino) => {
-                // An index that cannot be read is told of by the next step.
-                for path in self.ground.index.by_inode(ino).unwrap_or_default() {
-                    self.hint(Hint::Changed(path), now);
+                if self.local.inodes.len() >= QUIET_MAX {
+                    self.local.inodes.clear();
+                    self.begin_audit(false);
                 }
+                self.local.inodes.insert(ino);
                 return;
             }
             Hint::Below(path) => {
@@ -183,7 +186,12 @@ impl Attend {
         let suspects = std::mem::take(&mut self.ground.suspects);
         let hinted = |path| Suspect { path, why: Why::HINTED };
         self.local.suspects.extend(suspects.into_iter().map(hinted));
-        for folder in std::mem::take(&mut self.ground.strange) {
+        while let Some(ino) = self.local.inodes.pop_first() {
+            for path in self.ground.index.by_inode(ino)? {
+                self.hint(Hint::Changed(path), now);
+            }
+        }
+        for folder in std::mem::take(&mut self.ground.unaudited) {
             self.audit_below(folder, Why::HINTED);
         }
         if let Some(looking) = self.local.looking.take() {
@@ -328,7 +336,9 @@ impl Attend {
     ) -> Result<(), Fault> {
         let (path, mut why) = (&suspect.path, suspect.why);
         let row = self.ground.index.get(path)?;
-        why.adopt = why.adopt && self.is_intended(&entry, stamp);
+        if why.adopt {
+            why.adopt = self.recalled.is_ours(&entry, stamp, &mut self.ground.index)?;
+        }
         entry.linked = row.is_some_and(|row| row.entry.linked);
         let is_same = row.is_some_and(|row| row.entry == entry);
         let shared = why.adopt || (is_same && row.is_some_and(|row| row.shared));

@@ -38,12 +38,19 @@ struct Nonsense {
     id: Option<u32>,
     /// The last steps that it said.
     heard: Vec<u64>,
-    said: usize,
+    has_named_trees: bool,
 }
 
 impl Nonsense {
     fn new(seed: u64) -> Self {
-        Self { dice: Dice::new(seed), seq: 0, begun: None, id: None, heard: Vec::new(), said: 0 }
+        Self {
+            dice: Dice::new(seed),
+            seq: 0,
+            begun: None,
+            id: None,
+            heard: Vec::new(),
+            has_named_trees: false,
+        }
     }
 
     fn one<T: Clone>(&mut self, of: &[T]) -> T {
@@ -136,8 +143,8 @@ impl Nonsense {
     }
 
     fn primary(&mut self) -> Vec<u8> {
-        self.said += 1;
-        if self.said == 1 || self.dice.roll(300) == 0 {
+        if !self.has_named_trees || self.dice.roll(300) == 0 {
+            self.has_named_trees = true;
             let tree = if self.dice.roll(50) == 0 { [6; 16] } else { MARKER };
             let ignores = crate::ignores::Ignores::parse(&[]).expect("none").digest();
             let entered = Entered { id: 1, name: "spool".into(), tree, ignores };

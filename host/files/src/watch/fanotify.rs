@@ -6,7 +6,7 @@
 //! `fanotify(7)`, `fanotify_init(2)`, `fanotify_mark(2)`, `open_by_handle_at(2)`.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::offset_of;
@@ -106,23 +106,12 @@ impl Fanotify {
         if mask & libc::FAN_Q_OVERFLOW != 0 {
             return push(hints, Hint::Overflow);
         }
-        let (handle, name) = match parse_info(event) {
-            Some(Told::Named(handle, name)) => (handle, name),
-            Some(Told::File(handle)) => {
-                match inode_of(self.places.root.as_raw_fd(), handle) {
-                    Ok(Some(ino)) => push(hints, Hint::File(ino)),
-                    Ok(None) => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot tell the file of a change");
-                        push(hints, Hint::Overflow);
-                    }
-                }
-                return;
-            }
-            None => {
-                tracing::debug!(mask, "an event of fanotify without folder and name");
-                return push(hints, Hint::Overflow);
-            }
+        let Some(subject) = parse_info(event) else {
+            tracing::debug!(mask, "an event of fanotify without folder and name");
+            return push(hints, Hint::Overflow);
+        };
+        let Some((handle, name)) = subject.name else {
+            return self.places.tell_file(subject.file, hints);
         };
         let folder_moved =
             mask & libc::FAN_ONDIR != 0 && mask & (libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO) != 0;
@@ -130,6 +119,13 @@ impl Fanotify {
             Ok(Place::Tree(folder)) => {
                 if folder_moved {
                     self.places.forget();
+                }
+                // Who has it open writes under this name, whatever became of that.
+                let is_written = mask & (libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE) != 0;
+                if is_written
+                    && subject.file.is_some_and(|file| !self.places.is_at(file, &folder, name))
+                {
+                    self.places.tell_file(subject.file, hints);
                 }
                 tell(&folder, name, mask, hints);
             }
@@ -197,6 +193,26 @@ impl ChangeSource for Fanotify {
 }
 
 impl Places {
+    /// Hints at a file by its inode, if it is there.
+    fn tell_file(&self, handle: Option<&[u8]>, hints: &mut Vec<Hint>) {
+        match handle.map(|handle| inode_of(self.root.as_raw_fd(), handle)) {
+            Some(Ok(Some(ino))) => push(hints, Hint::File(ino)),
+            Some(Ok(None)) | None => {}
+            Some(Err(error)) => {
+                tracing::debug!(%error, "cannot tell the file of a change");
+                push(hints, Hint::Overflow);
+            }
+        }
+    }
+
+    /// Whether the file of this handle has this name.
+    fn is_at(&self, handle: &[u8], folder: &TreePath, name: &[u8]) -> bool {
+        let Ok(path) = folder.join(name) else { return true };
+        let there =
+            CString::new(path.as_bytes()).map(|path| handle_at(self.root.as_raw_fd(), &path));
+        there.is_ok_and(|there| there.is_ok_and(|there| *there == *handle))
+    }
+
     /// Where the folder of this handle is, or was last.
     fn find(&mut self, handle: &[u8]) -> io::Result<Place> {
         if let Some(known) = self.known.get(handle) {
@@ -297,38 +313,42 @@ fn event_length(bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// What an event is of; handles with their heads.
-#[derive(Debug, PartialEq, Eq)]
-enum Told<'a> {
-    /// A name in a folder.
-    Named(&'a [u8], &'a [u8]),
-    /// A file, without a name.
-    File(&'a [u8]),
+#[derive(Default)]
+struct Subject<'a> {
+    /// A folder, and a name in it.
+    name: Option<(&'a [u8], &'a [u8])>,
+    /// A file, whatever its names are.
+    file: Option<&'a [u8]>,
 }
 
-/// Reads the records of an event: `struct fanotify_event_info_fid` of linux/fanotify.h. Of those of
-/// a folder and of a file that of the folder counts.
-fn parse_info(event: &[u8]) -> Option<Told<'_>> {
+/// Reads the records of an event: `struct fanotify_event_info_fid` of linux/fanotify.h.
+fn parse_info(event: &[u8]) -> Option<Subject<'_>> {
     let head = size_of::<libc::fanotify_event_info_fid>();
     let mut rest = event.get(size_of::<libc::fanotify_event_metadata>()..)?;
-    let mut file = None;
+    let mut subject = Subject::default();
     while rest.len() >= head {
         let length = usize::from(u16::from_ne_bytes([rest[2], rest[3]]));
-        let record = rest.get(..length)?;
-        let handle = record.get(head..)?;
-        let bytes = u32_at(handle.get(..HANDLE_HEAD_BYTES)?, 0) as usize;
-        let (handle, name) = handle.split_at_checked(HANDLE_HEAD_BYTES.checked_add(bytes)?)?;
+        let record = rest.get(..length.max(head))?;
         match rest[0] {
             libc::FAN_EVENT_INFO_TYPE_DFID_NAME => {
-                let name = CStr::from_bytes_until_nul(name).ok()?.to_bytes();
-                return Some(Told::Named(handle, name));
+                let (folder, name) = handle_in(record)?;
+                subject.name = Some((folder, CStr::from_bytes_until_nul(name).ok()?.to_bytes()));
             }
-            libc::FAN_EVENT_INFO_TYPE_DFID => return Some(Told::Named(handle, b".")),
-            libc::FAN_EVENT_INFO_TYPE_FID => file = Some(Told::File(handle)),
+            libc::FAN_EVENT_INFO_TYPE_DFID => subject.name = Some((handle_in(record)?.0, b".")),
+            libc::FAN_EVENT_INFO_TYPE_FID => subject.file = Some(handle_in(record)?.0),
+            // Of a kind that this version does not know.
             _ => {}
         }
-        rest = &rest[length..];
+        rest = &rest[record.len()..];
     }
-    file
+    (subject.name.is_some() || subject.file.is_some()).then_some(subject)
+}
+
+/// The handle in a record, with its head, and what follows it.
+fn handle_in(record: &[u8]) -> Option<(&[u8], &[u8])> {
+    let handle = record.get(size_of::<libc::fanotify_event_info_fid>()..)?;
+    let bytes = u32_at(handle.get(..HANDLE_HEAD_BYTES)?, 0) as usize;
+    handle.split_at_checked(HANDLE_HEAD_BYTES.checked_add(bytes)?)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -343,17 +363,22 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 #[repr(C, align(8))]
 struct HandleRoom([u8; HANDLE_HEAD_BYTES + HANDLE_BYTES_MAX]);
 
-/// The handle of a folder, with its head.
+/// The handle of an open folder, with its head.
 fn handle_of(folder: RawFd) -> io::Result<Box<[u8]>> {
+    handle_at(folder, c"")
+}
+
+/// The handle of a path in a folder, of itself where it is empty. Symlinks are not followed.
+fn handle_at(folder: RawFd, path: &CStr) -> io::Result<Box<[u8]>> {
     let mut room = HandleRoom([0; HANDLE_HEAD_BYTES + HANDLE_BYTES_MAX]);
     room.0[..4].copy_from_slice(&(HANDLE_BYTES_MAX as u32).to_ne_bytes());
     let mut mount = 0;
     // SAFETY: the room is aligned, begins with the size that follows its head, and outlives the
-    // call, as do the empty path and the mount's number.
+    // call, as do the path and the mount's number.
     let made = unsafe {
         libc::name_to_handle_at(
             folder,
-            c"".as_ptr(),
+            path.as_ptr(),
             room.0.as_mut_ptr().cast(),
             &raw mut mount,
             libc::AT_EMPTY_PATH,

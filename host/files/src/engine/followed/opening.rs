@@ -93,6 +93,7 @@ impl Followed {
         self.marker = Some(marker);
         index.set_note(NOTE_TREE, &marker).map_err(|error| error.to_string())?;
         index.set_note(NOTE_EPOCH, &self.epoch.to_le_bytes()).map_err(|error| error.to_string())?;
+        crate::attend::forget_intent(&mut index).map_err(|error| error.to_string())?;
         let settings = LeadSettings {
             tree_id: marker,
             ignores: Arc::clone(&self.ignores),
