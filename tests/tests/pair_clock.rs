@@ -6,11 +6,10 @@
 //! count.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair};
-use staffetta_tests::{Case, Serves, check_each, kill, workspace, world};
+use staffetta_tests::{Case, Serves, can_launch, check_each, kill, moved_clocks, workspace, world};
 
 /// Ways to the wall clock.
 const WALL: [&str; 10] = [
