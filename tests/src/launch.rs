@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-/// Starts a program in a time namespace (`time_namespaces(7)`): CLOCK_MONOTONIC with its raw sister,
-/// and CLOCK_BOOTTIME, are moved by these seconds.
+/// Starts a program in a time namespace (`time_namespaces(7)`): CLOCK_MONOTONIC with its raw
+/// sister, and CLOCK_BOOTTIME, are moved by these seconds.
 #[must_use]
 pub fn moved_clocks(monotonic_s: i64, boottime_s: i64) -> Vec<String> {
     let offsets = [format!("--monotonic={monotonic_s}"), format!("--boottime={boottime_s}")];

@@ -207,8 +207,8 @@ impl Pair {
         self.dir.path().join(node.name()).join("data").join(format!("{name}.db"))
     }
 
-    /// The root of a tree of [`PairOptions::trees`] on a node, by the path under which tests see it;
-    /// it is there from the beginning.
+    /// The root of a tree of [`PairOptions::trees`] on a node, by the path under which tests see
+    /// it; it is there from the beginning.
     ///
     /// # Panics
     /// When another thread panicked here.

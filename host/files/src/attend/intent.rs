@@ -13,8 +13,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Its name in the index.
 const INTENT: &str = "intent";
-/// Files of folders that move whose former rows are kept in mind; of more the index is asked, as far
-/// as nothing new was found under their names.
+/// Files of folders that move whose former rows are kept in mind; of more the index is asked, as
+/// far as nothing new was found under their names.
 const FORMERS_MAX: usize = 100_000;
 
 /// What is said of a path that is being changed.
