@@ -27,6 +27,8 @@ mod dial;
 mod error;
 mod hello;
 mod listen;
+#[cfg(feature = "loopback")]
+pub mod loopback;
 mod signal;
 mod socket;
 mod stream;

@@ -480,20 +480,26 @@ fn small_disk(folder: &Path) -> bool {
     }
 }
 
+/// A copy of all that there is, `copy.db` on a small disk; none, and said, where that is not
+/// allowed. The test's own thread, and so all that it opens from here on, is where the disk is.
+fn on_small_disk(source: &Attached) -> Option<(TempDir, Replica)> {
+    let folder = tempfile::tempdir().expect("a folder");
+    if !small_disk(folder.path()) {
+        println!("SKIPPED: a small disk needs root and a mount namespace");
+        return None;
+    }
+    let copy = folder.path().join("copy.db");
+    create(&copy, source.page_bytes(), owner()).expect("created");
+    let mut replica = opened(&copy);
+    ship(source, &mut replica).expect("shipped");
+    Some((folder, replica))
+}
+
 #[test]
 fn a_full_disk_leaves_the_copy_as_it_was_and_is_no_end() {
     let mut pair = Pair::new(4096, "PRAGMA auto_vacuum=0");
     pair.step("CREATE TABLE t(a INTEGER PRIMARY KEY, b)");
-    let folder = tempfile::tempdir().expect("a folder");
-    // The test's own thread, and so all that it opens from here on, is where the disk is.
-    if !small_disk(folder.path()) {
-        println!("SKIPPED: a small disk needs root and a mount namespace");
-        return;
-    }
-    let copy = folder.path().join("copy.db");
-    create(&copy, 4096, owner()).expect("created");
-    let mut replica = opened(&copy);
-    ship(&pair.source, &mut replica).expect("shipped");
+    let Some((folder, mut replica)) = on_small_disk(&pair.source) else { return };
     let before = replica.table().cloned();
     let ballast = folder.path().join("ballast");
     std::fs::write(&ballast, vec![1; 2 << 20]).expect("half full");
@@ -510,7 +516,7 @@ fn a_full_disk_leaves_the_copy_as_it_was_and_is_no_end() {
     }
     std::fs::remove_file(&ballast).expect("removed");
     ship(&pair.source, &mut replica).expect("there is room");
-    let reader = Connection::open(&copy).expect("opens");
+    let reader = Connection::open(folder.path().join("copy.db")).expect("opens");
     assert_eq!(number(&reader, "SELECT count(*) FROM t"), 250);
 }
 
@@ -523,15 +529,7 @@ fn a_transaction_that_is_undone_after_its_schema_was_read_can_come_again() {
     let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500) \
                 INSERT INTO t0 SELECT i, randomblob(500), i FROM n";
     pair.step(&format!("{tables} {rows}"));
-    let folder = tempfile::tempdir().expect("a folder");
-    if !small_disk(folder.path()) {
-        println!("SKIPPED: a small disk needs root and a mount namespace");
-        return;
-    }
-    let copy = folder.path().join("copy.db");
-    create(&copy, 512, owner()).expect("created");
-    let mut replica = opened(&copy);
-    ship(&pair.source, &mut replica).expect("shipped");
+    let Some((folder, mut replica)) = on_small_disk(&pair.source) else { return };
     let drops: String = (1..38).map(|i| format!("DROP TABLE t{i};")).collect();
     let change = format!("{drops} DELETE FROM t0 WHERE a % 10 = 0; VACUUM");
     pair.writer.execute_batch(&change).expect("written");

@@ -1,20 +1,15 @@
 //! Two engines in one process, over the real channel: one leads, one follows.
 
-use staffetta_bulk::{
-    Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
-};
+use staffetta_bulk::{Dialer, Listener, Purpose, loopback};
 use staffetta_files::{
     Command, Done, Handle, Mechanism, Notice, Options, Order, State, TreeOptions, TreeStatus,
 };
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const SECRET: [u8; 32] = [7; 32];
-const CLUSTER: [u8; 16] = [9; 16];
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// In which what must not happen would have happened.
@@ -52,41 +47,17 @@ impl Node {
         })
         .expect("an engine");
         let leading = engine.clone();
-        let reception = Reception {
-            purpose: Purpose::Files,
-            streams: engine.streams(),
-            wake: engine.wake(),
-            answer: Arc::new(move |_| match leading.leading() {
-                Some(_) => Ok(Vec::new()),
-                None => Err("not primary".into()),
-            }),
-        };
-        let listener = Listener::start(ListenerConfig {
-            credentials: Credentials::derive(&SECRET, CLUSTER, name, peer).expect("credentials"),
-            bandwidth: Bandwidth::new(None),
-            addresses: vec!["127.0.0.1:0".parse().expect("an address")],
-            expected: Vec::new(),
-            receptions: vec![reception],
-        })
-        .expect("a listener");
+        let here = (engine.streams(), engine.wake());
+        let is_primary = move || leading.leading().is_some();
+        let listener = loopback::listener((name, peer), Purpose::Files, here, is_primary);
         Node { engine, root, notices, listener, dialer: None, name }
     }
 
     /// Keeps a stream to a primary.
     fn dial(&mut self, primary: &Node) {
-        let from: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let credentials = Credentials::derive(&SECRET, CLUSTER, self.name, primary.name);
-        let dialer = Dialer::start(DialerConfig {
-            credentials: credentials.expect("credentials"),
-            bandwidth: Bandwidth::new(None),
-            routes: vec![(from, primary.listener.addresses()[0])],
-            purpose: Purpose::Files,
-            payload: Arc::new(Vec::new),
-            streams: self.engine.streams(),
-            wake: self.engine.wake(),
-        })
-        .expect("a dialer");
-        dialer.resume();
+        let here = (self.engine.streams(), self.engine.wake());
+        let to = primary.listener.addresses()[0];
+        let dialer = loopback::dialer((self.name, primary.name), to, Purpose::Files, here);
         self.dialer = Some(dialer);
     }
 

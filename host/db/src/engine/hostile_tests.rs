@@ -4,17 +4,13 @@
 use crate::hash::page_hash;
 use crate::wire::{self, Entry, Head, Message, Offer, Position, Reign};
 use crate::{Command, Handle, Options, Pattern};
-use staffetta_bulk::{
-    Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
-    Stream, Wake,
-};
+use staffetta_bulk::loopback::{dialer, listener};
+use staffetta_bulk::{Purpose, Stream, Wake};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-const SECRET: [u8; 32] = [7; 32];
-const CLUSTER: [u8; 16] = [9; 16];
 const TALK: Duration = Duration::from_secs(3);
 
 struct Random(u64);
@@ -137,45 +133,9 @@ fn engine(folder: &Path) -> Handle {
     crate::start(options, |_| {}).expect("an engine")
 }
 
-fn credentials(own: &str, peer: &str) -> Credentials {
-    Credentials::derive(&SECRET, CLUSTER, own, peer).expect("credentials")
-}
-
-fn listener(own: &str, peer: &str, streams: mpsc::Sender<Stream>, wake: Wake) -> Listener {
-    Listener::start(ListenerConfig {
-        credentials: credentials(own, peer),
-        bandwidth: Bandwidth::new(None),
-        addresses: vec!["127.0.0.1:0".parse().expect("an address")],
-        expected: Vec::new(),
-        receptions: vec![Reception {
-            purpose: Purpose::Databases,
-            streams,
-            wake,
-            answer: Arc::new(|_| Ok(Vec::new())),
-        }],
-    })
-    .expect("a listener")
-}
-
-fn dialer(
-    own: &str,
-    peer: &str,
-    to: &Listener,
-    streams: mpsc::Sender<Stream>,
-    wake: Wake,
-) -> Dialer {
-    let dialer = Dialer::start(DialerConfig {
-        credentials: credentials(own, peer),
-        bandwidth: Bandwidth::new(None),
-        routes: vec![("127.0.0.1:0".parse().expect("an address"), to.addresses()[0])],
-        purpose: Purpose::Databases,
-        payload: Arc::new(Vec::new),
-        streams,
-        wake,
-    })
-    .expect("a dialer");
-    dialer.resume();
-    dialer
+/// Nobody sleeps.
+fn nobody() -> Wake {
+    Arc::new(|| {})
 }
 
 /// Talks nonsense on every stream that comes.
@@ -232,8 +192,9 @@ fn a_primary_that_talks_nonsense_costs_nothing() {
     database(folder.path());
     let engine = engine(folder.path());
     let (streams, arriving) = mpsc::channel();
-    let hostile = listener("nb", "na", streams, Arc::new(|| {}));
-    let _dialer = dialer("na", "nb", &hostile, engine.streams(), engine.wake());
+    let hostile = listener(("nb", "na"), Purpose::Databases, (streams, nobody()), || true);
+    let here = (engine.streams(), engine.wake());
+    let _dialer = dialer(("na", "nb"), hostile.addresses()[0], Purpose::Databases, here);
     let told = talk(&arriving, true, &mut Random(0x1357_9bdf));
     assert!(told.1 > 100, "{told:?}");
     println!("{} streams, {} frames", told.0, told.1);
@@ -247,9 +208,11 @@ fn a_standby_that_talks_nonsense_costs_nothing() {
     database(folder.path());
     let engine = engine(folder.path());
     engine.say(Command::Lead(2));
-    let home = listener("na", "nb", engine.streams(), engine.wake());
+    let here = (engine.streams(), engine.wake());
+    let home = listener(("na", "nb"), Purpose::Databases, here, || true);
     let (streams, arriving) = mpsc::channel();
-    let _dialer = dialer("nb", "na", &home, streams, Arc::new(|| {}));
+    let there = (streams, nobody());
+    let _dialer = dialer(("nb", "na"), home.addresses()[0], Purpose::Databases, there);
     let told = talk(&arriving, false, &mut Random(0x2468_ace1));
     println!("{} streams, {} frames", told.0, told.1);
     check(&engine, folder.path());

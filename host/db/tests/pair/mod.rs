@@ -7,9 +7,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 
 use rusqlite::Connection;
-use staffetta_bulk::{
-    Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
-};
+use staffetta_bulk::{Dialer, Listener, Purpose, loopback};
 use staffetta_db::{Command, DatabaseStatus, Handle, Notice, Options, Pattern, State};
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -19,8 +17,6 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const SECRET: [u8; 32] = [7; 32];
-const CLUSTER: [u8; 16] = [9; 16];
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -104,25 +100,10 @@ impl Node {
             told.lock().expect("no holder panics").push(notice);
         })
         .expect("an engine");
-        let credentials = Credentials::derive(&SECRET, CLUSTER, name, peer).expect("credentials");
         let leading = engine.clone();
-        let reception = Reception {
-            purpose: Purpose::Databases,
-            streams: engine.streams(),
-            wake: engine.wake(),
-            answer: Arc::new(move |_| match leading.leading() {
-                Some(_) => Ok(Vec::new()),
-                None => Err("not primary".into()),
-            }),
-        };
-        let listener = Listener::start(ListenerConfig {
-            credentials,
-            bandwidth: Bandwidth::new(None),
-            addresses: vec!["127.0.0.1:0".parse().expect("an address")],
-            expected: Vec::new(),
-            receptions: vec![reception],
-        })
-        .expect("a listener");
+        let here = (engine.streams(), engine.wake());
+        let is_primary = move || leading.leading().is_some();
+        let listener = loopback::listener((name, peer), Purpose::Databases, here, is_primary);
         let address = listener.addresses()[0];
         Node { engine, folder, notices, address, listener: Some(listener), dialer: None, name }
     }
@@ -154,19 +135,8 @@ impl Node {
     }
 
     pub(crate) fn attend_at(&mut self, leader: &str, address: SocketAddr) {
-        let credentials =
-            Credentials::derive(&SECRET, CLUSTER, self.name, leader).expect("credentials");
-        let dialer = Dialer::start(DialerConfig {
-            credentials,
-            bandwidth: Bandwidth::new(None),
-            routes: vec![("127.0.0.1:0".parse().expect("an address"), address)],
-            purpose: Purpose::Databases,
-            payload: Arc::new(Vec::new),
-            streams: self.engine.streams(),
-            wake: self.engine.wake(),
-        })
-        .expect("a dialer");
-        dialer.resume();
+        let here = (self.engine.streams(), self.engine.wake());
+        let dialer = loopback::dialer((self.name, leader), address, Purpose::Databases, here);
         self.dialer = Some(dialer);
     }
 

@@ -10,19 +10,15 @@ use crate::watch::Mechanism;
 use crate::wire::{
     self, Body, Child, Deed, End, Entered, Message, PART_HEAD_BYTES, Part, Refusal, Step,
 };
-use staffetta_bulk::{
-    Bandwidth, Credentials, Dialer, DialerConfig, Listener, ListenerConfig, Purpose, Reception,
-    Stream, Wake,
-};
+use staffetta_bulk::loopback::{dialer, listener};
+use staffetta_bulk::{Purpose, Stream, Wake};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
-const SECRET: [u8; 32] = [7; 32];
-const CLUSTER: [u8; 16] = [9; 16];
 const MARKER: [u8; 16] = [5; 16];
 const TALK: Duration = Duration::from_secs(4);
 /// Files that only this node has.
@@ -261,19 +257,8 @@ impl Victim {
         for at in 0..MINE {
             fs::write(root.join(format!("mine{at}")), mine(at)).expect("written");
         }
-        let tree = TreeOptions {
-            name: "spool".into(),
-            path: root,
-            ignore: Vec::new(),
-            mechanism: Mechanism::Auto,
-            delete_share_max: 100,
-            grow: true,
-            compress: true,
-            trash: Duration::from_secs(3_600),
-            scan: None,
-        };
         let state = folder.path().join("state");
-        let engine = start(Options { trees: vec![tree], state }, |_| {}).expect("an engine");
+        let engine = start(Options { trees: vec![spool(root)], state }, |_| {}).expect("an engine");
         Self { folder, engine }
     }
 
@@ -296,6 +281,21 @@ impl Victim {
     }
 }
 
+/// A tree of which any share may be deleted.
+pub(super) fn spool(path: PathBuf) -> TreeOptions {
+    TreeOptions {
+        name: "spool".into(),
+        path,
+        ignore: Vec::new(),
+        mechanism: Mechanism::Auto,
+        delete_share_max: 100,
+        grow: true,
+        compress: true,
+        trash: Duration::from_secs(3_600),
+        scan: None,
+    }
+}
+
 fn mine(at: usize) -> Vec<u8> {
     format!("only here: {at}").into_bytes()
 }
@@ -312,41 +312,9 @@ fn gather(dir: &Path, all: &mut BTreeSet<Vec<u8>>) {
     }
 }
 
-fn credentials(own: &str, peer: &str) -> Credentials {
-    Credentials::derive(&SECRET, CLUSTER, own, peer).expect("credentials")
-}
-
-fn listener(own: &str, peer: &str, streams: mpsc::Sender<Stream>, wake: Wake) -> Listener {
-    let answer = Arc::new(|_: &[u8]| Ok(Vec::new()));
-    Listener::start(ListenerConfig {
-        credentials: credentials(own, peer),
-        bandwidth: Bandwidth::new(None),
-        addresses: vec!["127.0.0.1:0".parse().expect("an address")],
-        expected: Vec::new(),
-        receptions: vec![Reception { purpose: Purpose::Files, streams, wake, answer }],
-    })
-    .expect("a listener")
-}
-
-fn dialer(
-    own: &str,
-    peer: &str,
-    to: &Listener,
-    streams: mpsc::Sender<Stream>,
-    wake: Wake,
-) -> Dialer {
-    let dialer = Dialer::start(DialerConfig {
-        credentials: credentials(own, peer),
-        bandwidth: Bandwidth::new(None),
-        routes: vec![("127.0.0.1:0".parse().expect("an address"), to.addresses()[0])],
-        purpose: Purpose::Files,
-        payload: Arc::new(Vec::new),
-        streams,
-        wake,
-    })
-    .expect("a dialer");
-    dialer.resume();
-    dialer
+/// Nobody sleeps.
+fn nobody() -> Wake {
+    Arc::new(|| {})
 }
 
 /// Talks nonsense on every stream that comes: how many came, and how much was said.
@@ -398,9 +366,9 @@ fn seed(usual: u64) -> u64 {
 fn a_primary_that_talks_nonsense_costs_nothing() {
     let victim = Victim::new();
     let (streams, arriving) = mpsc::channel();
-    let hostile = listener("nb", "na", streams, Arc::new(|| {}));
-    let (streams, wake) = (victim.engine.streams(), victim.engine.wake());
-    let _dialer = dialer("na", "nb", &hostile, streams, wake);
+    let hostile = listener(("nb", "na"), Purpose::Files, (streams, nobody()), || true);
+    let here = (victim.engine.streams(), victim.engine.wake());
+    let _dialer = dialer(("na", "nb"), hostile.addresses()[0], Purpose::Files, here);
     let told = talk(&arriving, true, seed(0x1357_9bdf));
     assert!(told.1 > 100, "{told:?}");
     victim.check();
@@ -410,9 +378,11 @@ fn a_primary_that_talks_nonsense_costs_nothing() {
 fn a_standby_that_talks_nonsense_costs_nothing() {
     let victim = Victim::new();
     victim.engine.say(Command::Lead(2));
-    let home = listener("na", "nb", victim.engine.streams(), victim.engine.wake());
+    let here = (victim.engine.streams(), victim.engine.wake());
+    let home = listener(("na", "nb"), Purpose::Files, here, || true);
     let (streams, arriving) = mpsc::channel();
-    let _dialer = dialer("nb", "na", &home, streams, Arc::new(|| {}));
+    let there = (streams, nobody());
+    let _dialer = dialer(("nb", "na"), home.addresses()[0], Purpose::Files, there);
     let told = talk(&arriving, false, seed(0x2468_ace1));
     assert!(told.1 > 100, "{told:?}");
     victim.check();

@@ -1,9 +1,9 @@
 //! What a reign leaves of the one before.
 
+use super::hostile::spool;
 use super::*;
 use crate::attend::forget_intent;
 use crate::index::Index;
-use crate::watch::Mechanism;
 
 /// What was under way when this node followed tells nothing of what is written while it leads.
 #[test]
@@ -12,17 +12,6 @@ fn a_reign_ends_the_note_of_what_a_crash_came_between() {
     let (root, state) = (folder.path().join("tree"), folder.path().join("state"));
     std::fs::create_dir_all(&root).expect("a folder");
     std::fs::create_dir_all(&state).expect("a folder");
-    let tree = TreeOptions {
-        name: "spool".into(),
-        path: root,
-        ignore: Vec::new(),
-        mechanism: Mechanism::Auto,
-        delete_share_max: 100,
-        grow: true,
-        compress: true,
-        trash: Duration::from_secs(3_600),
-        scan: None,
-    };
     let note = |set: Option<&[u8]>| {
         let mut index = Index::open(&state.join("spool.index")).expect("an index");
         if let Some(bytes) = set {
@@ -32,7 +21,8 @@ fn a_reign_ends_the_note_of_what_a_crash_came_between() {
         index.note("intent").expect("read")
     };
     note(Some(&[0x81, 0x82, 0x41, b'a', 0x82, 1, 0x80]));
-    let engine = start(Options { trees: vec![tree], state: state.clone() }, |_| {}).expect("runs");
+    let engine =
+        start(Options { trees: vec![spool(root)], state: state.clone() }, |_| {}).expect("runs");
     engine.say(Command::Lead(2));
     let until = Instant::now() + Duration::from_secs(10);
     while !engine.status().first().is_some_and(|tree| tree.state == crate::State::Alone) {
