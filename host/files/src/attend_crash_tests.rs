@@ -147,6 +147,64 @@ fn what_somebody_writes_where_a_folder_was_to_be_is_not_ours() {
     assert_eq!(bed.attend().status().counters.local_changes, 1);
 }
 
+/// An inode that is free is used again at once by some file systems.
+#[test]
+fn another_file_by_the_inode_of_one_that_was_growing_is_not_ours() {
+    let mut bed = Bed::new();
+    bed.apply(vec![put("log", b"01")]);
+    let deed = Ready::Append {
+        path: path("log"),
+        entry: entry(Kind::File, b"012"),
+        offset: 2,
+        bytes: b"2".to_vec(),
+    };
+    let mut intent = Intent::default();
+    intent.add([&deed].into_iter(), &mut bed.attend().ground.index).unwrap();
+    bed.attend().add_intent(intent).unwrap();
+    bed.attend = None;
+    let file = bed.root.join("log");
+    let ino = || std::fs::metadata(&file).unwrap().ino();
+    let before = ino();
+    let is_reused = (0..100).any(|_| {
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, b"mine").unwrap();
+        ino() == before
+    });
+    if !is_reused {
+        println!("SKIPPED: this file system does not use an inode again");
+        return;
+    }
+    bed.start(Arc::new(flush));
+    assert_eq!(bed.attend().status().counters.local_changes, 1);
+}
+
+#[test]
+fn what_was_done_before_the_index_failed_is_ours() {
+    let mut bed = Bed::new();
+    bed.apply(vec![put("a", b"one")]);
+    let (flusher, open) = gate();
+    bed.restart(flusher);
+    bed.send(vec![put("a", b"changed"), put("new", b"two")]);
+    open.send(Ok(())).unwrap();
+    bed.turns();
+    assert_eq!(bed.read("new"), b"two");
+    let (own, other) = (bed.state.clone(), bed.state.with_extension("other"));
+    let attend = bed.attend();
+    // The end of the group is noted, and cannot be committed: what was not is rolled back.
+    attend.note_intent(Intent::default()).unwrap();
+    attend.ground.index = Index::open(&other).unwrap();
+    attend.ground.index = Index::open(&own).unwrap();
+    let mut out = Vec::new();
+    attend.close("no room for the index", Instant::now() - PAUSE, &mut out);
+    drop(open);
+    bed.run();
+    bed.attend().begin_audit(false);
+    bed.run();
+    bed.check();
+    assert_eq!(bed.attend().status().counters.local_changes, 0);
+    assert!(bed.attend().ground.index.get(&path("new")).unwrap().unwrap().shared);
+}
+
 #[test]
 fn what_was_changed_here_before_a_crash_is_not_adopted() {
     let mut bed = Bed::new();

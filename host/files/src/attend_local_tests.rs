@@ -1,6 +1,7 @@
 //! What somebody changes on the standby is reported, and never lost.
 
 use super::*;
+use crate::attend::local::Suspect;
 
 impl Bed {
     fn hint(&mut self, text: &str) {
@@ -169,6 +170,10 @@ impl Bed {
         for _ in 0..audited {
             self.attend().audit_on().unwrap();
         }
+        self.step_before_anything_is_looked_at(deed);
+    }
+
+    fn step_before_anything_is_looked_at(&mut self, deed: Deed<'_>) {
         let seq = self.send(vec![deed]);
         let mut out = Vec::new();
         let attend = self.attend();
@@ -206,6 +211,29 @@ fn what_moves_amid_an_audit_is_found_where_it_went() {
         bed.step_amid_an_audit(audited, deed);
         bed.is_kept("z/d/mine");
     }
+}
+
+#[test]
+fn what_is_to_be_looked_at_is_looked_at_where_it_was_moved() {
+    let mut bed = Bed::new();
+    bed.apply(vec![put_dir("d"), put("d/a", b"one"), put_dir("z")]);
+    bed.write("d/a", b"two");
+    let why = Why::HINTED;
+    bed.attend().local.suspects.push_back(Suspect { path: path("d/a"), why });
+    let sum = bed.sum("d");
+    bed.step_before_anything_is_looked_at(Deed::Rename { from: path("d"), to: path("z/d"), sum });
+    assert_eq!(bed.attend().status().counters.local_changes, 1);
+}
+
+#[test]
+fn a_file_that_is_hinted_at_by_its_inode_is_looked_at_under_its_names() {
+    let mut bed = Bed::new();
+    bed.apply(vec![put("a", b"one")]);
+    bed.write("a", b"two");
+    let ino = std::fs::metadata(bed.root.join("a")).unwrap().ino();
+    bed.attend().hint(Hint::File(ino), Instant::now());
+    bed.run();
+    assert_eq!(bed.asked(), ["a"]);
 }
 
 #[test]

@@ -6,7 +6,6 @@
 use super::ground::{GROWING_MAX, Ground, Read, Standing};
 use super::read::Running;
 use super::trouble::{Fault, is_absence, refusal};
-use crate::digest::Digest;
 use crate::entry::{Entry, Found, Kind, Row, Xattrs};
 use crate::path::TreePath;
 use crate::tree::Temp;
@@ -76,20 +75,6 @@ pub(super) enum Done {
 }
 
 impl Ready {
-    /// The content that its path has afterwards, where that is said.
-    pub(super) fn content(&self) -> Option<Digest> {
-        match self {
-            Ready::File { entry, .. }
-            | Ready::Symlink { entry, .. }
-            | Ready::Kept { entry, .. }
-            | Ready::Link { entry, .. }
-            | Ready::Append { entry, .. } => (entry.kind != Kind::Dir).then_some(entry.content),
-            Ready::Dir { .. } | Ready::Rename { .. } | Ready::Delete(_) | Ready::Refused(..) => {
-                None
-            }
-        }
-    }
-
     /// The temp that holds its content, and the path that it will have.
     pub(super) fn temp(&self) -> Option<(&TreePath, &Temp)> {
         if let Ready::File { path, temp: Some(temp), .. } = self {

@@ -72,13 +72,19 @@ impl Intent {
     ) -> Result<(), Fault> {
         for deed in deeds {
             let (path, from) = deed.paths();
-            let said = match (deed, deed.content()) {
-                (_, Some(content)) => Said::Content(content),
-                (Ready::Rename { .. } | Ready::Delete(_), None) => Said::Moved,
-                (_, None) => Said::Touched,
+            let (said, of_source) = match deed {
+                Ready::Kept { entry, .. } if entry.kind == Kind::Dir => {
+                    (Said::Touched, Said::Touched)
+                }
+                Ready::File { entry, .. }
+                | Ready::Symlink { entry, .. }
+                | Ready::Kept { entry, .. }
+                | Ready::Link { entry, .. }
+                | Ready::Append { entry, .. } => (Said::Content(entry.content), Said::Touched),
+                Ready::Rename { .. } | Ready::Delete(_) => (Said::Moved, Said::Moved),
+                Ready::Dir { .. } | Ready::Refused(..) => (Said::Touched, Said::Touched),
             };
             self.0.insert((path.clone(), said));
-            let of_source = if said == Said::Moved { Said::Moved } else { Said::Touched };
             self.0.extend(from.map(|from| (from.clone(), of_source)));
             if let Ready::Append { .. } = deed {
                 self.0.insert((path.clone(), Said::Grows));

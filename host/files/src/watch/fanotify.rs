@@ -106,12 +106,14 @@ impl Fanotify {
         if mask & libc::FAN_Q_OVERFLOW != 0 {
             return push(hints, Hint::Overflow);
         }
-        let Some(subject) = parse_info(event) else {
-            tracing::debug!(mask, "an event of fanotify without folder and name");
-            return push(hints, Hint::Overflow);
-        };
-        let Some((handle, name)) = subject.name else {
-            return self.places.tell_file(subject.file, hints);
+        let subject = parse_info(event).unwrap_or_default();
+        let (handle, name) = match (subject.name, subject.file) {
+            (Some(named), _) => named,
+            (None, Some(file)) => return self.places.tell_file(file, hints),
+            (None, None) => {
+                tracing::debug!(mask, "an event of fanotify without folder and name");
+                return push(hints, Hint::Overflow);
+            }
         };
         let folder_moved =
             mask & libc::FAN_ONDIR != 0 && mask & (libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO) != 0;
@@ -123,9 +125,10 @@ impl Fanotify {
                 // Who has it open writes under this name, whatever became of that.
                 let is_written = mask & (libc::FAN_MODIFY | libc::FAN_CLOSE_WRITE) != 0;
                 if is_written
-                    && subject.file.is_some_and(|file| !self.places.is_at(file, &folder, name))
+                    && let Some(file) = subject.file
+                    && !self.places.is_at(file, &folder, name)
                 {
-                    self.places.tell_file(subject.file, hints);
+                    self.places.tell_file(file, hints);
                 }
                 tell(&folder, name, mask, hints);
             }
@@ -194,11 +197,11 @@ impl ChangeSource for Fanotify {
 
 impl Places {
     /// Hints at a file by its inode, if it is there.
-    fn tell_file(&self, handle: Option<&[u8]>, hints: &mut Vec<Hint>) {
-        match handle.map(|handle| inode_of(self.root.as_raw_fd(), handle)) {
-            Some(Ok(Some(ino))) => push(hints, Hint::File(ino)),
-            Some(Ok(None)) | None => {}
-            Some(Err(error)) => {
+    fn tell_file(&self, handle: &[u8], hints: &mut Vec<Hint>) {
+        match inode_of(self.root.as_raw_fd(), handle) {
+            Ok(Some(ino)) => push(hints, Hint::File(ino)),
+            Ok(None) => {}
+            Err(error) => {
                 tracing::debug!(%error, "cannot tell the file of a change");
                 push(hints, Hint::Overflow);
             }
@@ -321,14 +324,15 @@ struct Subject<'a> {
     file: Option<&'a [u8]>,
 }
 
-/// Reads the records of an event: `struct fanotify_event_info_fid` of linux/fanotify.h.
+/// Reads the records of an event: `struct fanotify_event_info_fid` of linux/fanotify.h. None when
+/// they have another form.
 fn parse_info(event: &[u8]) -> Option<Subject<'_>> {
     let head = size_of::<libc::fanotify_event_info_fid>();
     let mut rest = event.get(size_of::<libc::fanotify_event_metadata>()..)?;
     let mut subject = Subject::default();
     while rest.len() >= head {
         let length = usize::from(u16::from_ne_bytes([rest[2], rest[3]]));
-        let record = rest.get(..length.max(head))?;
+        let record = rest.get(..length).filter(|record| record.len() >= head)?;
         match rest[0] {
             libc::FAN_EVENT_INFO_TYPE_DFID_NAME => {
                 let (folder, name) = handle_in(record)?;
@@ -339,9 +343,9 @@ fn parse_info(event: &[u8]) -> Option<Subject<'_>> {
             // Of a kind that this version does not know.
             _ => {}
         }
-        rest = &rest[record.len()..];
+        rest = &rest[length..];
     }
-    (subject.name.is_some() || subject.file.is_some()).then_some(subject)
+    Some(subject)
 }
 
 /// The handle in a record, with its head, and what follows it.
@@ -368,7 +372,8 @@ fn handle_of(folder: RawFd) -> io::Result<Box<[u8]>> {
     handle_at(folder, c"")
 }
 
-/// The handle of a path in a folder, of itself where it is empty. Symlinks are not followed.
+/// The handle of a path in a folder, of itself where it is empty. A symlink at its end is not
+/// followed.
 fn handle_at(folder: RawFd, path: &CStr) -> io::Result<Box<[u8]>> {
     let mut room = HandleRoom([0; HANDLE_HEAD_BYTES + HANDLE_BYTES_MAX]);
     room.0[..4].copy_from_slice(&(HANDLE_BYTES_MAX as u32).to_ne_bytes());
