@@ -1,10 +1,12 @@
 //! The policy really decides: a site's component keeps a standby from a takeover that the built-in
 //! one would make, and one that traps leaves the word to the built-in one.
 
-use anyhow::{Result, ensure};
-use staffetta_bundle::fixtures::HOSTILE;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use staffetta_bundle::{FAILOVER, fixtures::HOSTILE};
 use staffetta_lab::{Node, Pair, PairOptions, SitePolicy};
-use staffetta_tests::{Case, Serves, check, kill, start, world};
+use staffetta_tests::{Case, Scene, Serves, check, kill, said, start, wait, world};
 
 /// Loads the component, whose default settings say "hold", into both running daemons.
 fn load_and_kill(pair: &Pair, node: Node) -> Result<()> {
@@ -66,5 +68,71 @@ fn a_policy_that_traps_leaves_the_takeover_to_the_built_in_one() {
             undo: start,
             ..Case::default()
         })
+    });
+}
+
+const CALLS: &str = "site.active-calls";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// From now on the site finds this on a node.
+fn calls(pair: &Pair, node: Node, text: &str) -> Result<()> {
+    Ok(std::fs::write(pair.fact(node, CALLS), text)?)
+}
+
+/// What the newest review on a node was told of the calls of both nodes, and its words.
+fn newest_review(pair: &Pair, node: Node) -> Result<(serde_json::Value, String)> {
+    let status = pair.status(node)?;
+    let reviews = status.decisions.iter().filter(|decision| decision.question == "review");
+    let id = reviews.map(|decision| decision.id).max().context("nobody was asked")?;
+    let words = said(pair, node, &["policy", "explain", &id.to_string(), "--json"])?;
+    let explained: serde_json::Value = serde_json::from_str(&words)?;
+    let situation = explained["decision"]["situation"].as_str().context("no situation")?;
+    let situation: serde_json::Value = serde_json::from_str(situation)?;
+    let calls = ["me", "peer"].map(|who| {
+        let facts = situation[who]["facts"].as_array();
+        let mut facts = facts.into_iter().flatten();
+        facts.find(|fact| fact["name"] == CALLS).map(|fact| fact["value"].clone())
+    });
+    Ok((serde_json::json!(calls), words))
+}
+
+#[test]
+fn the_service_goes_back_when_the_site_says_that_it_is_idle() {
+    let settings =
+        format!("failback = {{ when-idle = {{ fact = \"{CALLS}\", max = 1 }} }}\nhold_down_ms = 0");
+    let options = PairOptions {
+        policy: Some(SitePolicy { component: FAILOVER.to_vec(), settings }),
+        facts: vec![CALLS.into()],
+        preferred: Some(Node::A),
+        ..PairOptions::default()
+    };
+    world(|| {
+        let mut scene = Scene::open(&options, false, |pair| {
+            calls(pair, Node::A, "7\n")?;
+            calls(pair, Node::B, "3\n")
+        })?
+        .context("no pair")?;
+        scene.ready()?;
+        let pair = scene.pair();
+        if scene.primary() == Node::A {
+            said(pair, Node::A, &["switchover"])?;
+        }
+        let number = |number: i64| serde_json::json!({ "number": number });
+        let told = serde_json::json!([number(3), number(7)]);
+        wait("the calls of both nodes", pair, PATIENCE, || {
+            newest_review(pair, Node::B).is_ok_and(|(calls, words)| {
+                calls == told && words.contains("failback waits: site.active-calls is 3")
+            })
+        })?;
+        std::fs::remove_file(pair.fact(Node::B, CALLS))?;
+        wait("a fact that is not known", pair, PATIENCE, || {
+            newest_review(pair, Node::B)
+                .is_ok_and(|(calls, words)| calls[0].is_null() && words.contains("is not known"))
+        })?;
+        let status = pair.status(Node::B)?;
+        ensure!(status.has_alarm("fact-unknown"), "no alarm: {:?}", status.alarms);
+        ensure!(pair.statuses().settled() == Some(Node::B), "it moved on a fact that is not known");
+        calls(pair, Node::B, "1\n")?;
+        wait("the move", pair, PATIENCE, || pair.statuses().settled() == Some(Node::A))
     });
 }

@@ -95,6 +95,10 @@ pub struct PairOptions {
     pub databases: Vec<(String, String)>,
     /// Trees in the home folders of the nodes: a name, and further lines of its table.
     pub trees: Vec<(String, String)>,
+    /// Facts of the site: the value is what [`Pair::fact`] holds.
+    pub facts: Vec<String>,
+    /// The node that both configurations prefer.
+    pub preferred: Option<Node>,
 }
 
 impl Default for PairOptions {
@@ -108,6 +112,8 @@ impl Default for PairOptions {
             arbiter: None,
             databases: Vec::new(),
             trees: Vec::new(),
+            facts: Vec::new(),
+            preferred: None,
         }
     }
 }
@@ -205,6 +211,13 @@ impl Pair {
     #[must_use]
     pub fn database(&self, node: Node, name: &str) -> PathBuf {
         self.dir.path().join(node.name()).join("data").join(format!("{name}.db"))
+    }
+
+    /// The file with the value of a fact of [`PairOptions::facts`] on a node; it is not there from
+    /// the beginning.
+    #[must_use]
+    pub fn fact(&self, node: Node, name: &str) -> PathBuf {
+        self.dir.path().join(node.name()).join("data").join(name)
     }
 
     /// The root of a tree of [`PairOptions::trees`] on a node, by the path under which tests see
@@ -497,11 +510,13 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
     let mut text = format!(
         "[cluster]\nname = \"demo\"\nid = \"{id}\"\nsecret_file = \"secret\"\n\n\
          [node]\nname = \"{}\"\nstate_dir = \"{home}/state\"\nrun_dir = \"{home}/run\"\n\
-         identity_file = \"identity\"\n\n\
-         [peer]\nname = \"{}\"\n\n\
+         identity_file = \"identity\"\npreferred = {}\n\n\
+         [peer]\nname = \"{}\"\npreferred = {}\n\n\
          [timing]\nprofile = \"{}\"\n",
         node.name(),
+        options.preferred == Some(node),
         peer.name(),
+        options.preferred == Some(peer),
         options.profile.name(),
     );
     let mut link = |name: &str, local, remote| {
@@ -536,6 +551,13 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
     for (name, more) in &options.trees {
         let _ =
             write!(text, "\n[[tree]]\nname = \"{name}\"\npath = \"{home}/trees/{name}\"\n{more}\n");
+    }
+    for name in &options.facts {
+        let _ = write!(
+            text,
+            "\n[[fact]]\nname = \"{name}\"\ninterval_ms = 1000\n\
+             exec = [\"/bin/cat\", \"{home}/data/{name}\"]\n"
+        );
     }
     if let Some(policy) = &options.policy {
         let _ = write!(

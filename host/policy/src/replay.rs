@@ -185,6 +185,11 @@ fn variants(was: &failover::Situation) -> Vec<(String, failover::Situation)> {
             with(text, &|s| s.me.targets[at].reachable = Some(reachable));
         }
     }
+    for (at, fact) in was.me.facts.iter().enumerate() {
+        with(format!("the fact {} were not known", fact.name), &|s| {
+            s.me.facts.remove(at);
+        });
+    }
     with("services here were in order".into(), &|s| s.me.services = Health::Ok);
     with("services here had failed".into(), &|s| s.me.services = Health::Failed);
     with("the service network here were in order".into(), &|s| s.me.service_network = Health::Ok);

@@ -51,6 +51,8 @@ pub struct Word {
     pub targets: Vec<Target>,
     /// Databases and trees, as the node holds them, aged to the moment of the word.
     pub data: Vec<Data>,
+    /// What the site's own programs found out, aged to the moment of the word.
+    pub facts: Vec<Fact>,
     /// How its license stands.
     pub license: License,
     /// How long it has been in its role, ms; of the peer only.
@@ -227,6 +229,12 @@ pub fn split_brain_verdict(site: &Site, verdict: &split_brain::Verdict) -> Verdi
 }
 
 fn me(site: &Site, core: &Observation, word: Word) -> Node {
+    let mut facts = vec![Fact {
+        name: "host.was-primary".into(),
+        value: Value::Flag(core.was_primary),
+        age: 0,
+    }];
+    facts.extend(word.facts);
     Node {
         name: site.me.name.clone(),
         site: site.me.site.clone(),
@@ -243,11 +251,7 @@ fn me(site: &Site, core: &Observation, word: Word) -> Node {
         data: word.data,
         license: word.license,
         stall_max: ms(core.stall_max),
-        facts: vec![Fact {
-            name: "host.was-primary".into(),
-            value: Value::Flag(core.was_primary),
-            age: 0,
-        }],
+        facts,
     }
 }
 
@@ -262,6 +266,9 @@ fn peer(site: &Site, view: &PeerView, word: Option<(Word, Span)>) -> Node {
     }
     for target in &mut word.targets {
         target.age = target.age.saturating_add(age);
+    }
+    for fact in &mut word.facts {
+        fact.age = fact.age.saturating_add(age);
     }
     for data in &mut word.data {
         data.age = data.age.saturating_add(age);
@@ -285,7 +292,7 @@ fn peer(site: &Site, view: &PeerView, word: Option<(Word, Span)>) -> Node {
         data: word.data,
         license: word.license,
         stall_max: word.stall_max_ms,
-        facts: Vec::new(),
+        facts: word.facts,
     }
 }
 

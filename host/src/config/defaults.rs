@@ -55,6 +55,10 @@ pub const CHECK_TIMEOUT_MS: u64 = 1_000;
 pub const CHECK_RISE: u32 = 2;
 /// `check.fall`.
 pub const CHECK_FALL: u32 = 3;
+/// `fact.interval_ms`.
+pub const FACT_INTERVAL_MS: u64 = 5_000;
+/// `fact.timeout_ms`.
+pub const FACT_TIMEOUT_MS: u64 = 2_000;
 /// `journal.megabytes_max`.
 pub const JOURNAL_MEGABYTES: u64 = 256;
 /// `log.level`.
@@ -75,6 +79,10 @@ pub const VIPS_MAX: usize = 16;
 pub const REFERENCES_MAX: usize = 8;
 /// Service checks, at most: as many as a node tells its peer of.
 pub const CHECKS_MAX: usize = 16;
+/// Facts of the site, at most.
+pub const FACTS_MAX: usize = 8;
+/// What the name of a fact of the site begins with; `host.` is the daemon's own.
+pub const FACT_PREFIX: &str = "site.";
 /// Tables of databases, at most; each may match many files.
 pub const DATABASES_MAX: usize = 64;
 /// Bytes of the path of a database, at most.
@@ -109,7 +117,7 @@ pub const SCAN_HOURS_MAX: u64 = 720;
 pub const BULK_MBIT_MAX: u64 = 100_000;
 /// Trusted keys in one list, at most.
 pub const TRUSTED_KEYS_MAX: usize = 16;
-/// Words of an `exec` check, at most.
+/// Words of an `exec`, at most.
 pub const EXEC_WORDS_MAX: usize = 64;
 /// Characters of a name, at most.
 pub const NAME_CHARS_MAX: usize = 32;
@@ -123,6 +131,8 @@ pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub const TIME_MS_MAX: u64 = 3_600_000;
 /// Interval of a service check, at least.
 pub const CHECK_INTERVAL_MS_MIN: u64 = 100;
+/// Interval of a fact, at least.
+pub const FACT_INTERVAL_MS_MIN: u64 = 1_000;
 /// `rise` and `fall`, at most.
 pub const CHECK_STEPS_MAX: u32 = 100;
 /// `journal.megabytes_max`, at least.

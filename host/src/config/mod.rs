@@ -47,6 +47,8 @@ pub struct Config {
     pub references: Vec<ReferenceConfig>,
     /// Up to [`defaults::CHECKS_MAX`] service checks.
     pub checks: Vec<CheckConfig>,
+    /// Up to [`defaults::FACTS_MAX`] facts of the site.
+    pub facts: Vec<FactConfig>,
     /// The register outside of the pair that breaks ties; none where the pair decides alone.
     pub arbiter: Option<ArbiterConfig>,
     /// What databases and files travel over.
@@ -184,6 +186,19 @@ pub enum CheckTarget {
     },
     /// SIP OPTIONS over UDP is answered.
     Sip(SocketAddr),
+}
+
+/// One fact of the site: what a program of the site prints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FactConfig {
+    /// Its name, which begins with `site.`.
+    pub name: String,
+    /// The program and its arguments. The first word is an absolute path.
+    pub exec: Vec<String>,
+    /// From one run to the next.
+    pub interval: Duration,
+    /// How long a run may take; at most the interval.
+    pub timeout: Duration,
 }
 
 /// The arbiter: an etcd cluster outside of the pair.

@@ -20,6 +20,7 @@ mod arbiter;
 mod check;
 mod conflict;
 mod database;
+mod fact;
 mod tree;
 
 type Result<T> = std::result::Result<T, ConfigError>;
@@ -36,6 +37,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
     reader.count("vip", &raw.vip, 1, defaults::VIPS_MAX)?;
     reader.count("reference", &raw.reference, 0, defaults::REFERENCES_MAX)?;
     reader.count("check", &raw.check, 0, defaults::CHECKS_MAX)?;
+    reader.count("fact", &raw.fact, 0, defaults::FACTS_MAX)?;
     reader.count("database", &raw.database, 0, defaults::DATABASES_MAX)?;
     reader.count("tree", &raw.tree, 0, defaults::TREES_MAX)?;
     let config = Config {
@@ -48,6 +50,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         vips: raw.vip.iter().map(|vip| reader.vip(vip)).collect::<Result<_>>()?,
         references: raw.reference.iter().map(|r| reader.reference(r)).collect::<Result<_>>()?,
         checks: raw.check.iter().map(|c| reader.check(c)).collect::<Result<_>>()?,
+        facts: raw.fact.iter().map(|f| reader.fact(f)).collect::<Result<_>>()?,
         arbiter: raw.arbiter.as_ref().map(|arbiter| reader.arbiter(arbiter)).transpose()?,
         bulk: reader.bulk(&raw.bulk)?,
         databases: reader.databases(&raw.database)?,

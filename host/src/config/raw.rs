@@ -22,6 +22,8 @@ pub(super) struct RawConfig {
     pub(super) reference: Vec<Spanned<RawReference>>,
     #[serde(default)]
     pub(super) check: Vec<Spanned<RawCheck>>,
+    #[serde(default)]
+    pub(super) fact: Vec<Spanned<RawFact>>,
     pub(super) arbiter: Option<Spanned<RawArbiter>>,
     #[serde(default)]
     pub(super) bulk: RawBulk,
@@ -115,6 +117,15 @@ pub(super) struct RawCheck {
     pub(super) timeout_ms: Number,
     pub(super) rise: Number,
     pub(super) fall: Number,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFact {
+    pub(super) name: Text,
+    pub(super) exec: Option<Spanned<Vec<String>>>,
+    pub(super) interval_ms: Number,
+    pub(super) timeout_ms: Number,
 }
 
 #[derive(Deserialize)]

@@ -241,6 +241,31 @@ const REFUSED: &[(&str, &str, usize, &str)] = &[
     ),
     (
         "[policy.failover.settings]",
+        "[[fact]]\nname = \"calls\"\nexec = [\"/bin/true\"]\n[policy.failover.settings]",
+        24,
+        "fact.name = \"calls\": write site. and then 1 to 32 of a-z, 0-9, - and .",
+    ),
+    (
+        "[policy.failover.settings]",
+        "[[fact]]\nname = \"site.calls\"\n[policy.failover.settings]",
+        23,
+        "`exec` is missing here: write exec = [",
+    ),
+    (
+        "[policy.failover.settings]",
+        "[[fact]]\nname = \"site.calls\"\nexec = [\"calls\"]\n[policy.failover.settings]",
+        25,
+        "fact.exec begins with the absolute path",
+    ),
+    (
+        "[policy.failover.settings]",
+        "[[fact]]\nname = \"site.calls\"\nexec = [\"/bin/true\"]\ninterval_ms = 999\n\
+         [policy.failover.settings]",
+        26,
+        "fact.interval_ms = 999: write a number from 1000 to 3600000",
+    ),
+    (
+        "[policy.failover.settings]",
         "[policy.failover]\npin = \"sha256:00\"\n[policy.failover.settings]",
         24,
         "pin must be \"sha256:\" and 64 hex digits",
@@ -308,7 +333,7 @@ fn what_is_missing_as_a_whole_is_said_without_a_line() {
 #[test]
 fn more_than_the_limit_is_refused() {
     let many = |what: &str, body: &dyn Fn(usize) -> String, count: usize| {
-        let first = usize::from(what != "database");
+        let first = usize::from(!["database", "fact"].contains(&what));
         let entries: String =
             (first..count).map(|n| format!("[[{what}]]\n{}\n", body(n))).collect();
         parse(&format!("{GOOD}{entries}"))
@@ -320,12 +345,14 @@ fn more_than_the_limit_is_refused() {
     let check = |n: usize| format!("name = \"c{n}\"\ntcp = \"127.0.0.1:{n}\"");
     type Case<'a> = (&'a str, &'a dyn Fn(usize) -> String, usize);
     let database = |n: usize| format!("path = \"/var/lib/{n}.db\"");
-    let cases: [Case<'_>; 5] = [
+    let fact = |n: usize| format!("name = \"site.f{n}\"\nexec = [\"/bin/true\"]");
+    let cases: [Case<'_>; 6] = [
         ("link", &link, defaults::LINKS_MAX),
         ("vip", &vip, defaults::VIPS_MAX),
         ("reference", &reference, defaults::REFERENCES_MAX),
         ("check", &check, defaults::CHECKS_MAX),
         ("database", &database, defaults::DATABASES_MAX),
+        ("fact", &fact, defaults::FACTS_MAX),
     ];
     for (what, body, max) in cases {
         assert!(many(what, body, max).is_ok(), "{max} of {what}");
@@ -415,7 +442,7 @@ const DATABASE_KEYS: [&str; 8] = [
 
 #[test]
 fn the_database_of_the_annotated_example_shows_the_defaults() {
-    let uncommented: Vec<String> = without_trees()
+    let uncommented: Vec<String> = without_own_tables()
         .into_iter()
         .map(|line| {
             let bare = line.strip_prefix("# ").unwrap_or("");
@@ -483,25 +510,43 @@ const TREE_KEYS: [&str; 9] = [
     "scan_hours",
 ];
 
-/// The annotated example without its commented tree, whose keys another table has, too.
-fn without_trees() -> Vec<&'static str> {
-    let mut is_tree = false;
+/// The annotated example without its commented tree and fact, whose keys other tables have, too.
+fn without_own_tables() -> Vec<&'static str> {
+    let mut is_own = false;
     let others = EXAMPLE.lines().filter(|line| {
-        is_tree = *line == "# [[tree]]" || (is_tree && line.starts_with("# "));
-        !is_tree
+        let begins = ["# [[tree]]", "# [[fact]]"].contains(line);
+        is_own = begins || (is_own && line.starts_with("# "));
+        !is_own
     });
     others.collect()
 }
 
+/// The lines below a commented `[[table]]` of the annotated example.
+fn commented(table: &str) -> Vec<&'static str> {
+    let first = format!("# [[{table}]]");
+    let lines = EXAMPLE.lines().skip_while(|line| *line != first).skip(1);
+    lines.map_while(|line| line.strip_prefix("# ")).collect()
+}
+
+#[test]
+fn the_fact_of_the_annotated_example_shows_the_defaults() {
+    let lines = commented("fact");
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    let of = |lines: &[&str]| {
+        let text = format!("{GOOD}[[fact]]\n{}\n", lines.join("\n"));
+        parse(&text).unwrap().facts.remove(0)
+    };
+    assert_eq!(of(&lines), of(&lines[..2]), "name and exec are needed, the rest is the default");
+    assert_eq!(of(&lines).name, "site.active-calls");
+}
+
 #[test]
 fn the_tree_of_the_annotated_example_shows_the_defaults() {
-    let table = EXAMPLE.lines().skip_while(|line| *line != "# [[tree]]");
-    let bare = table.map_while(|line| line.strip_prefix("# "));
-    let keys: Vec<&str> =
-        bare.clone().skip(1).map(|line| line.split(" = ").next().unwrap()).collect();
+    let lines = commented("tree");
+    let keys: Vec<&str> = lines.iter().map(|line| line.split(" = ").next().unwrap()).collect();
     assert_eq!(keys, TREE_KEYS);
-    let text: String = bare.map(|line| format!("{line}\n")).collect();
-    let shown = parse(&format!("{GOOD}{text}")).unwrap().trees.remove(0);
+    let text = format!("{GOOD}[[tree]]\n{}\n", lines.join("\n"));
+    let shown = parse(&text).unwrap().trees.remove(0);
     let least = "[[tree]]\nname = \"recordings\"\npath = \"/var/spool/recordings/\"\n";
     let least = parse(&format!("{GOOD}{least}")).unwrap().trees.remove(0);
     assert_eq!(TreeConfig { ignore: Vec::new(), ..shown }, least);
@@ -544,7 +589,7 @@ fn the_annotated_example_shows_the_defaults() {
     let shipped = Config::parse(EXAMPLE, path).unwrap();
     // Every commented `# key = value` says the default: uncommenting them all changes nothing.
     let mut uncommented = String::new();
-    for line in without_trees() {
+    for line in without_own_tables() {
         let bare = line.strip_prefix("# ").filter(|rest| {
             let key = rest.split(" = ").next().unwrap_or("");
             rest.contains(" = ")

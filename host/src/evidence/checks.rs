@@ -3,12 +3,10 @@
 //! A check that cannot be tried (no such program) is failed, with the reason; one that is late is
 //! failed too, but only after `fall` attempts in a row: a busy machine is not a dead service.
 
-use super::Evidence;
+use super::{Evidence, program};
 use crate::config::{CheckConfig, CheckTarget};
 use crate::link::Health;
 use std::net::SocketAddr;
-use std::process::Stdio;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -65,7 +63,7 @@ async fn attempt(config: &CheckConfig) -> Result<(), String> {
         },
         CheckTarget::Http { address, path } => http(*address, path).await,
         CheckTarget::Sip(address) => sip(*address).await,
-        CheckTarget::Exec(words) => exec(words, config.timeout).await,
+        CheckTarget::Exec(words) => program::run(words, config.timeout, 0).await.map(|_nothing| ()),
     }
 }
 
@@ -120,23 +118,5 @@ async fn sip(address: SocketAddr) -> Result<(), String> {
             Some(_) => return Err(format!("{address} answers {}", line.trim())),
             None => return Err(format!("{address} does not answer in SIP")),
         }
-    }
-}
-
-async fn exec(words: &[String], patience: Duration) -> Result<(), String> {
-    let [program, arguments @ ..] = words else { return Err("no program is named".into()) };
-    let mut child = tokio::process::Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("cannot run {program}: {error}"))?;
-    match timeout(patience, child.wait()).await {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(format!("{program} ends with {status}")),
-        Ok(Err(error)) => Err(format!("{program}: {error}")),
-        Err(_) => Err(format!("{program} is not done within {} ms", patience.as_millis())),
     }
 }

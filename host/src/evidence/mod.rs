@@ -1,17 +1,20 @@
-//! What policies see beside the core's own observations: service checks, references, the service
-//! network, the license.
+//! What policies see beside the core's own observations: service checks, references, facts of the
+//! site, the service network, the license.
 //!
 //! One store behind one lock, held for a copy only. Everything in it has an age.
 
 mod checks;
+mod facts;
+mod program;
 mod references;
 
-use crate::link::{CheckReport, Health, TargetReport};
-use staffetta_policy::types::Standing;
+use crate::link::{CheckReport, FactReport, Health, TargetReport};
+use staffetta_policy::types::{Standing, Value};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 pub(crate) use checks::run_checks;
+pub(crate) use facts::run_facts;
 pub(crate) use references::run_references;
 
 /// State of one check.
@@ -32,10 +35,21 @@ pub(crate) struct TargetState {
     pub at: Instant,
 }
 
+/// State of one fact.
+#[derive(Debug, Clone)]
+struct FactState {
+    name: String,
+    /// The value, and when it was found.
+    known: Option<(Value, Instant)>,
+    /// Why the last run found nothing.
+    why: Option<String>,
+}
+
 #[derive(Debug, Default)]
 struct Store {
     checks: Vec<CheckState>,
     targets: Vec<TargetState>,
+    facts: Vec<FactState>,
     down: Vec<String>,
     license: Standing,
 }
@@ -51,13 +65,14 @@ pub(crate) struct Evidence {
 pub(crate) struct Seen {
     pub checks: Vec<CheckReport>,
     pub targets: Vec<TargetReport>,
+    pub facts: Vec<FactReport>,
     pub service_network: Health,
     pub services: Health,
     pub license: Standing,
 }
 
 impl Evidence {
-    pub(crate) fn new(checks: &[String], targets: &[String]) -> Evidence {
+    pub(crate) fn new(checks: &[String], targets: &[String], facts: &[String]) -> Evidence {
         let now = Instant::now();
         let evidence = Evidence::default();
         {
@@ -76,6 +91,8 @@ impl Evidence {
                 .iter()
                 .map(|name| TargetState { name: name.clone(), reachable: None, at: now })
                 .collect();
+            let unknown = |name: &String| FactState { name: name.clone(), known: None, why: None };
+            store.facts = facts.iter().map(unknown).collect();
         }
         evidence
     }
@@ -104,6 +121,27 @@ impl Evidence {
         changed
     }
 
+    /// True when policies should be asked: the fact became known or unknown, or a flag or a text
+    /// changed. Without a new value the old one stays, unless it is `outdated`.
+    pub(crate) fn fact(&self, index: usize, found: Result<Value, String>, outdated: bool) -> bool {
+        let mut store = self.lock();
+        let fact = &mut store.facts[index];
+        match found {
+            Ok(value) => {
+                fact.why = None;
+                let before = fact.known.replace((value.clone(), Instant::now()));
+                match (before.map(|(value, _)| value), value) {
+                    (Some(Value::Number(_)), Value::Number(_)) => false,
+                    (before, value) => before != Some(value),
+                }
+            }
+            Err(why) => {
+                fact.why = Some(why);
+                outdated && fact.known.take().is_some()
+            }
+        }
+    }
+
     /// True when the service network changed.
     pub(crate) fn interface(&self, name: &str, up: bool) -> bool {
         let mut store = self.lock();
@@ -125,6 +163,13 @@ impl Evidence {
         let store = self.lock();
         let failing = store.checks.iter().filter(|check| check.health == Health::Failed);
         failing.map(|check| (check.name.clone(), check.why.clone())).collect()
+    }
+
+    /// Facts that are not known, with the reason, for alarms.
+    pub(crate) fn unknown(&self) -> Vec<(String, String)> {
+        let store = self.lock();
+        let unknown = store.facts.iter().filter(|fact| fact.known.is_none());
+        unknown.filter_map(|fact| Some((fact.name.clone(), fact.why.clone()?))).collect()
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -153,6 +198,23 @@ impl Evidence {
                     name: target.name.clone(),
                     reachable: target.reachable,
                     age_ms: ms(target.at),
+                })
+                .collect(),
+            facts: store
+                .facts
+                .iter()
+                .filter_map(|fact| {
+                    let (value, at) = fact.known.clone()?;
+                    let report = FactReport {
+                        name: fact.name.clone(),
+                        age_ms: ms(at),
+                        ..FactReport::default()
+                    };
+                    Some(match value {
+                        Value::Flag(flag) => FactReport { flag: Some(flag), ..report },
+                        Value::Number(number) => FactReport { number: Some(number), ..report },
+                        Value::Text(text) => FactReport { text: Some(text), ..report },
+                    })
                 })
                 .collect(),
             service_network: if store.down.is_empty() { Health::Ok } else { Health::Failed },

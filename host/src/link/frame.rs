@@ -11,7 +11,7 @@ use staffetta_core::{Beat, Claim, Echo, Epoch, Hand, Meeting, PeerRole, Span};
 pub const FRAME_BYTES_MAX: usize = 1_350;
 /// Longest license document that nodes exchange.
 pub const LICENSE_BYTES_MAX: usize = 1_000;
-/// Checks, references and facts that a node tells of itself.
+/// Checks, references or facts that a node tells of itself, at most.
 pub const REPORTS_MAX: usize = 16;
 /// Databases that one frame tells of.
 pub const DATA_REPORTS_MAX: usize = 12;
@@ -69,6 +69,27 @@ pub struct TargetReport {
     pub age_ms: u32,
 }
 
+/// One fact of the site as its node found it. One of the values is there; none where a later
+/// version tells of what this one does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct FactReport {
+    /// Name in the configuration.
+    #[n(0)]
+    pub name: String,
+    /// Age of the value, ms.
+    #[n(1)]
+    pub age_ms: u32,
+    /// Yes or no.
+    #[n(2)]
+    pub flag: Option<bool>,
+    /// A whole number.
+    #[n(3)]
+    pub number: Option<i64>,
+    /// Anything else.
+    #[n(4)]
+    pub text: Option<String>,
+}
+
 /// What a node tells of itself now and then, beside its beats.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct About {
@@ -111,6 +132,9 @@ pub struct About {
     /// Some of its databases, others the next time; nothing from versions without them.
     #[n(12)]
     pub data: Option<Vec<DataReport>>,
+    /// What is known of the site; nothing from versions without facts.
+    #[n(13)]
+    pub facts: Option<Vec<FactReport>>,
 }
 
 /// Where one database is on its node.
@@ -258,6 +282,7 @@ fn leave_out(wire: &mut Wire) -> bool {
     let Some(about) = &mut wire.about else { return wire.license.take().is_some() };
     about.data.take().is_some()
         || about.checks.pop().is_some()
+        || about.facts.take().is_some()
         || about.targets.pop().is_some()
         || wire.about.take().is_some()
 }
@@ -345,18 +370,21 @@ const EPOCH_MAX: u64 = 1 << 62;
 const PROMISE_MS_MAX: u64 = 120_000;
 
 fn check_about(about: &About) -> Result<(), FrameError> {
+    let facts = about.facts.as_deref().unwrap_or_default();
     let texts = about
         .checks
         .iter()
         .map(|check| &check.name)
         .chain(about.targets.iter().map(|target| &target.name))
+        .chain(facts.iter().flat_map(|fact| [&fact.name].into_iter().chain(&fact.text)))
         .chain([&about.version]);
     for text in texts {
         if text.len() > TEXT_BYTES_MAX {
             return Err(FrameError::TooLong { what: "text", max: TEXT_BYTES_MAX });
         }
     }
-    if about.checks.len() > REPORTS_MAX || about.targets.len() > REPORTS_MAX {
+    let lists = [about.checks.len(), about.targets.len(), facts.len()];
+    if lists.iter().any(|len| *len > REPORTS_MAX) {
         return Err(FrameError::TooLong { what: "reports", max: REPORTS_MAX });
     }
     if about.data.as_ref().is_some_and(|data| data.len() > DATA_REPORTS_MAX) {

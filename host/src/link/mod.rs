@@ -9,9 +9,10 @@ mod frame;
 mod session;
 mod stamp;
 
+pub(crate) use frame::TEXT_BYTES_MAX;
 pub use frame::{
-    About, CheckReport, DATA_REPORTS_MAX, DataReport, FRAME_BYTES_MAX, Frame, FrameError, Health,
-    LICENSE_BYTES_MAX, REPORTS_MAX, TargetReport,
+    About, CheckReport, DATA_REPORTS_MAX, DataReport, FRAME_BYTES_MAX, FactReport, Frame,
+    FrameError, Health, LICENSE_BYTES_MAX, REPORTS_MAX, TargetReport,
 };
 pub use session::{Reject, Secret};
 pub use stamp::{LinkView, Minute};

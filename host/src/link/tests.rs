@@ -48,6 +48,19 @@ fn about() -> About {
         stall_max_ms: 3,
         license: 1,
         data: Some(vec![DataReport { id: 7, epoch: 4, txid: 9, copy: 1, behind: 2 }]),
+        facts: Some(vec![
+            FactReport {
+                name: "site.active-calls".into(),
+                age_ms: 400,
+                number: Some(-3),
+                ..FactReport::default()
+            },
+            FactReport {
+                name: "site.carrier".into(),
+                text: Some("north".into()),
+                ..FactReport::default()
+            },
+        ]),
     }
 }
 

@@ -67,6 +67,7 @@ const _: () = assert!(
 const _: () = assert!(
     crate::config::defaults::CHECKS_MAX <= crate::link::REPORTS_MAX
         && crate::config::defaults::REFERENCES_MAX <= crate::link::REPORTS_MAX
+        && crate::config::defaults::FACTS_MAX <= crate::link::REPORTS_MAX
 );
 /// What is left of the journal's queue may take this long at the end.
 const JOURNAL_PATIENCE: Duration = Duration::from_millis(500);
@@ -345,7 +346,8 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<Joi
 fn evidence_of(config: &Config) -> Evidence {
     let checks: Vec<String> = config.checks.iter().map(|check| check.name.clone()).collect();
     let targets: Vec<String> = config.references.iter().map(|target| target.name.clone()).collect();
-    Evidence::new(&checks, &targets)
+    let facts: Vec<String> = config.facts.iter().map(|fact| fact.name.clone()).collect();
+    Evidence::new(&checks, &targets, &facts)
 }
 
 fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {

@@ -217,6 +217,9 @@ impl Publisher {
         for (name, why) in self.evidence.failing() {
             alarms.push(alarm("check-failed", format!("{name}: {why}")));
         }
+        for (name, why) in self.evidence.unknown() {
+            alarms.push(alarm("fact-unknown", format!("{name}: {why}")));
+        }
         alarms.extend(super::databases::alarms(&self.data));
         alarms.extend(license.iter().map(|text| alarm("license", text.clone())));
         alarms.extend(self.journal.alarms());

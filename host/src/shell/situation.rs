@@ -6,9 +6,9 @@ use super::data::DataLink;
 use super::decide::Question;
 use crate::config::Config;
 use crate::evidence::Seen;
-use crate::link::{About, CheckReport, Health, LinkView, TargetReport};
+use crate::link::{About, CheckReport, FactReport, Health, LinkView, TargetReport};
 use staffetta_core::{Side, Span};
-use staffetta_policy::types::{self, FailoverSituation, Standing, Wall};
+use staffetta_policy::types::{self, FailoverSituation, Standing, Value, Wall};
 use staffetta_situation::{Named, Surroundings, Word};
 
 /// What the configuration knows about the pair and its links.
@@ -60,6 +60,7 @@ pub(crate) fn failover(
             checks: seen.checks.iter().map(report).collect(),
             targets: seen.targets.iter().map(reached).collect(),
             data: data.evidence(),
+            facts: seen.facts.iter().filter_map(fact).collect(),
             license: seen.license,
             in_role_ms: 0,
             stall_max_ms: 0,
@@ -76,6 +77,7 @@ fn word(about: &About, data: &DataLink) -> Word {
         checks: about.checks.iter().map(report).collect(),
         targets: about.targets.iter().map(reached).collect(),
         data: data.peer_evidence(),
+        facts: about.facts.iter().flatten().filter_map(fact).collect(),
         license: standing(about.license),
         in_role_ms: about.in_role_ms,
         stall_max_ms: about.stall_max_ms,
@@ -104,6 +106,16 @@ fn report(check: &CheckReport) -> types::Check {
 
 fn reached(target: &TargetReport) -> types::Target {
     types::Target { name: target.name.clone(), reachable: target.reachable, age: target.age_ms }
+}
+
+/// Nothing where its value is of a kind that this version does not know.
+fn fact(fact: &FactReport) -> Option<types::Fact> {
+    let FactReport { name, age_ms, flag, number, text } = fact;
+    let value = flag
+        .map(Value::Flag)
+        .or(number.map(Value::Number))
+        .or_else(|| text.clone().map(Value::Text))?;
+    Some(types::Fact { name: name.clone(), value, age: *age_ms })
 }
 
 fn health(health: Health) -> types::Health {

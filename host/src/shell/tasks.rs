@@ -10,7 +10,7 @@ use super::snapshot::Snapshot;
 use super::{Running, orders};
 use crate::api::status::{Level, LevelStatus, Status};
 use crate::api::{Control, Server};
-use crate::evidence::{run_checks, run_references};
+use crate::evidence::{run_checks, run_facts, run_references};
 use crate::journal::EventLevel;
 use crate::link::{About, Health};
 use staffetta_core::{Event, Order};
@@ -166,6 +166,7 @@ impl Told {
             license: super::situation::standing_number(seen.license),
             checks: seen.checks,
             targets: seen.targets,
+            facts: Some(seen.facts).filter(|facts| !facts.is_empty()),
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
             data: publisher.data.reports(self.turn),
@@ -197,6 +198,9 @@ fn settled(about: &About) -> About {
     for target in &mut settled.targets {
         target.age_ms = 0;
     }
+    for fact in settled.facts.iter_mut().flatten() {
+        fact.age_ms = 0;
+    }
     settled
 }
 
@@ -207,6 +211,13 @@ fn spawn_evidence(publisher: &Publisher, running: &Running, reporter: &Reporter)
             outbox.event(Event::EvidenceChanged);
         };
         tokio::spawn(run_checks(publisher.evidence.clone(), index, check.clone(), changed));
+    }
+    for (index, fact) in publisher.config.facts.iter().enumerate() {
+        let outbox = running.outbox.clone();
+        let changed = move || {
+            outbox.event(Event::EvidenceChanged);
+        };
+        tokio::spawn(run_facts(publisher.evidence.clone(), index, fact.clone(), changed));
     }
     for (index, reference) in publisher.config.references.iter().enumerate() {
         let outbox = running.outbox.clone();

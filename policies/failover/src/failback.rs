@@ -6,8 +6,10 @@ use staffetta_sdk::{Given, Node, Wall};
 use crate::settings::{Failback, Settings, minute_of_day};
 use crate::{CONDITION_RECHECK_MS, damped, no_taker};
 
-/// How soon to look again for a window or an idle moment.
-const WAIT_RECHECK_MS: u32 = 30_000;
+/// How soon to look again for a window.
+const WINDOW_RECHECK_MS: u32 = 30_000;
+/// How soon to look again for an idle moment, which may be short.
+const IDLE_RECHECK_MS: u32 = 5_000;
 
 /// A healthy primary looks whether the preferred node should have the service.
 pub(crate) fn review(situation: &Situation, peer: &Node, given: &Given<Settings>) -> Verdict {
@@ -19,13 +21,13 @@ pub(crate) fn review(situation: &Situation, peer: &Node, given: &Given<Settings>
         Failback::AfterHold { hold_ms } => hold_ms,
         Failback::InWindow { hold_ms, from, to, weekdays } => {
             if let Some(why) = outside(&given.wall, from, to, weekdays) {
-                return hold(why).recheck_ms(WAIT_RECHECK_MS);
+                return hold(why).recheck_ms(WINDOW_RECHECK_MS);
             }
             hold_ms
         }
         Failback::WhenIdle { hold_ms, fact, max } => {
             if let Some(why) = busy(&situation.me, fact, *max) {
-                return hold(why).recheck_ms(WAIT_RECHECK_MS);
+                return hold(why).recheck_ms(IDLE_RECHECK_MS);
             }
             hold_ms
         }

@@ -198,6 +198,7 @@ fn told(word: &super::Word) -> situation::Word {
         checks: Vec::new(),
         targets: word.reference.map(target).into_iter().collect(),
         data: Vec::new(),
+        facts: Vec::new(),
         license: Standing::NotRequired,
         in_role_ms: word.in_role_ms,
         stall_max_ms: word.stall_max_ms,

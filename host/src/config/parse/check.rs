@@ -45,7 +45,7 @@ impl Reader<'_> {
         let RawCheck { tcp, exec, http, sip, .. } = raw.get_ref();
         match (tcp, exec, http, sip) {
             (Some(tcp), None, None, None) => Ok(CheckTarget::Tcp(self.socket(tcp, "check.tcp")?)),
-            (None, Some(exec), None, None) => self.exec(exec),
+            (None, Some(exec), None, None) => Ok(CheckTarget::Exec(self.exec(exec, "check.exec")?)),
             (None, None, Some(http), None) => self.http(http),
             (None, None, None, Some(sip)) => Ok(CheckTarget::Sip(self.socket(sip, "check.sip")?)),
             _ => {
@@ -71,21 +71,22 @@ impl Reader<'_> {
         }
     }
 
-    fn exec(&self, given: &Spanned<Vec<String>>) -> Result<CheckTarget> {
+    /// A program and its arguments.
+    pub(super) fn exec(&self, given: &Spanned<Vec<String>>, key: &str) -> Result<Vec<String>> {
         let words = given.get_ref();
-        let fail = |text: &str| Err(self.source.error(given.span(), text));
+        let fail = |text: String| Err(self.source.error(given.span(), text));
         if words.first().is_none_or(|program| !program.starts_with('/')) {
-            return fail(
-                "check.exec begins with the absolute path of a program: write [\"/usr/bin/true\"]",
-            );
+            return fail(format!(
+                "{key} begins with the absolute path of a program: write [\"/usr/bin/true\"]"
+            ));
         }
         if words.len() > defaults::EXEC_WORDS_MAX || words.iter().any(|word| word.contains('\0')) {
-            return fail(&format!(
-                "check.exec: at most {} words without NUL: put the rest into a script",
+            return fail(format!(
+                "{key}: at most {} words without NUL: put the rest into a script",
                 defaults::EXEC_WORDS_MAX
             ));
         }
-        Ok(CheckTarget::Exec(words.clone()))
+        Ok(words.clone())
     }
 
     fn http(&self, given: &Spanned<String>) -> Result<CheckTarget> {

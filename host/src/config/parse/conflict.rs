@@ -46,7 +46,8 @@ fn nodes(config: &Config, raw: &RawConfig, source: Source<'_>) -> Result<()> {
 fn names(raw: &RawConfig, source: Source<'_>) -> Result<()> {
     unique(source, "link", raw.link.iter().filter_map(|l| l.get_ref().name.as_ref()))?;
     unique(source, "reference", raw.reference.iter().filter_map(|r| r.get_ref().name.as_ref()))?;
-    unique(source, "check", raw.check.iter().filter_map(|c| c.get_ref().name.as_ref()))
+    unique(source, "check", raw.check.iter().filter_map(|c| c.get_ref().name.as_ref()))?;
+    unique(source, "fact", raw.fact.iter().filter_map(|f| f.get_ref().name.as_ref()))
 }
 
 fn unique<'a>(

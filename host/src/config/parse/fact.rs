@@ -1,0 +1,53 @@
+//! `[[fact]]`: a program of the site that prints one value.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::super::raw::RawFact;
+use super::super::{FactConfig, defaults};
+use super::{Reader, Result};
+
+impl Reader<'_> {
+    pub(super) fn fact(&self, raw: &Spanned<RawFact>) -> Result<FactConfig> {
+        let (span, fact) = (raw.span(), raw.get_ref());
+        let name = self.need(&fact.name, &span, "name", "name = \"site.active-calls\"")?;
+        let exec = self.need(&fact.exec, &span, "exec", "exec = [\"/usr/local/bin/calls\"]")?;
+        let interval_ms = self.number(
+            &fact.interval_ms,
+            "fact.interval_ms",
+            defaults::FACT_INTERVAL_MS,
+            defaults::FACT_INTERVAL_MS_MIN..=defaults::TIME_MS_MAX,
+        )?;
+        let timeout_ms = self.number(
+            &fact.timeout_ms,
+            "fact.timeout_ms",
+            defaults::FACT_TIMEOUT_MS.min(interval_ms),
+            1..=interval_ms,
+        )?;
+        Ok(FactConfig {
+            name: self.fact_name(name)?,
+            exec: self.exec(exec, "fact.exec")?,
+            interval: Duration::from_millis(interval_ms),
+            timeout: Duration::from_millis(timeout_ms),
+        })
+    }
+
+    fn fact_name(&self, given: &Spanned<String>) -> Result<String> {
+        let prefix = defaults::FACT_PREFIX;
+        let name = given.get_ref();
+        let allowed =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ['-', '.'].contains(&c);
+        let fits = name.strip_prefix(prefix).is_some_and(|rest| {
+            (1..=defaults::NAME_CHARS_MAX).contains(&rest.len()) && rest.chars().all(allowed)
+        });
+        if fits {
+            return Ok(name.clone());
+        }
+        let text = format!(
+            "fact.name = {name:?}: write {prefix} and then 1 to {} of a-z, 0-9, - and .",
+            defaults::NAME_CHARS_MAX
+        );
+        Err(self.source.error(given.span(), text))
+    }
+}
