@@ -1,7 +1,7 @@
 //! Daemons that die, hang, are stopped and come back.
 
-use anyhow::{Result, ensure};
-use staffetta_lab::{Node, Pair, PairOptions};
+use anyhow::{Context, Result, ensure};
+use staffetta_lab::{Node, Pair, PairOptions, Space};
 use staffetta_tests::{Case, NO_GAP_MS, Serves, check, kill, start, world};
 
 fn both(pair: &Pair, deed: fn(&Pair, Node) -> Result<()>) -> Result<()> {
@@ -129,23 +129,55 @@ fn planned_switchover() {
     });
 }
 
+/// The word behind `key` in what `ip` says in a namespace.
+fn told(space: &Space, key: &str, args: &[&str]) -> Result<String> {
+    let text = space.output("ip", args)?;
+    let mut words = text.split_whitespace().skip_while(|word| *word != key);
+    Ok(words.nth(1).with_context(|| format!("no {key}: {text}"))?.to_owned())
+}
+
+/// The link-layer address that answers for an address, as a machine beside it learns it.
+fn answerer(space: &Space, interface: &str, address: &str) -> Result<String> {
+    // What was known before counts for nothing.
+    space.ip(&format!("neighbor flush dev {interface}"))?;
+    space.output("ping", &["-n", "-c", "1", "-W", "2", address])?;
+    told(space, "lladdr", &["neighbor", "show", address, "dev", interface])
+}
+
+/// Who answers on each of the addresses, asked from beside it: both families, two interfaces.
+fn all_answered_by(pair: &Pair, node: Node) -> Result<()> {
+    let client = pair.lab().client();
+    let beside = pair.lab().node(node.peer()).space();
+    for (space, interface, address) in [
+        (client, "eth0", "10.77.0.50"),
+        (client, "eth0", "10.77.0.51"),
+        (client, "eth0", "fd77::50"),
+        (beside, "eth1", "10.78.0.50"),
+    ] {
+        let holder = pair.lab().node(node).space();
+        let wanted = told(holder, "link/ether", &["link", "show", "dev", interface])?;
+        let by = answerer(space, interface, address)?;
+        ensure!(by == wanted, "{address} is answered by {by}, not by {wanted} of {}", node.name());
+    }
+    Ok(())
+}
+
 #[test]
-fn every_address_moves_of_both_families() {
+fn every_address_moves_of_both_families_and_on_every_interface() {
+    let vips = ["10.77.0.50/24", "10.77.0.51/24", "fd77::50/64", "10.78.0.50/24@eth1"];
     world(|| {
         check(Case {
             options: PairOptions {
-                vips: ["10.77.0.50/24", "10.77.0.51/24", "fd77::50/64"].map(Into::into).to_vec(),
+                vips: vips.map(Into::into).to_vec(),
+                heartbeat_link: true,
                 ..PairOptions::default()
             },
-            act: kill,
-            look: |pair, node| {
-                let space = pair.lab().node(node.peer()).space();
-                let addresses = space.output("ip", &["address", "show", "dev", "eth0"])?;
-                for vip in ["10.77.0.50/24", "10.77.0.51/24", "fd77::50/64"] {
-                    ensure!(addresses.contains(vip), "{vip} is missing: {addresses}");
-                }
-                Ok(())
+            prepare: |pair| pair.lab().client().ip("address add fd77::100/64 dev eth0"),
+            act: |pair, node| {
+                all_answered_by(pair, node)?;
+                kill(pair, node)
             },
+            look: |pair, node| all_answered_by(pair, node.peer()),
             undo: start,
             ..Case::default()
         })

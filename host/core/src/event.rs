@@ -8,6 +8,7 @@ use crate::time::Span;
 
 /// Everything that can happen to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Event {
     /// The deadline of [`crate::Node::deadline`] came.
     Tick,
@@ -70,6 +71,7 @@ pub enum Shipment {
 
 /// What an operator or the init system wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Order {
     /// Hand the service over to the peer.
     Switchover,
@@ -133,6 +135,7 @@ pub enum Answerer {
 
 /// What a policy wants; the core decides whether it is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Intent {
     /// Leave things as they are.
     Hold,

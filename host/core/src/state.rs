@@ -24,6 +24,7 @@ pub enum Role {
 
 /// What a node is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumCount))]
 pub(crate) enum State {
     /// Booted or stalled. Leaves on contact, or by verdict when the join timeout is over.
     Joining,

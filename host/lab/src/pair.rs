@@ -84,7 +84,7 @@ pub struct PairOptions {
     pub heartbeat_link: bool,
     /// The client as a reference outside the pair.
     pub reference: bool,
-    /// Service addresses on `eth0`.
+    /// Service addresses: on `eth0`, or as `ADDRESS/PREFIX@INTERFACE`.
     pub vips: Vec<String>,
     /// A failover policy other than the built-in one.
     pub policy: Option<SitePolicy>,
@@ -531,7 +531,9 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
         link("direct", node.heartbeat_ip(), peer.heartbeat_ip());
     }
     for vip in &options.vips {
-        let _ = write!(text, "\n[[vip]]\naddress = \"{vip}\"\ninterface = \"eth0\"\n");
+        let (address, interface) = vip.split_once('@').unwrap_or((vip, "eth0"));
+        let _ =
+            write!(text, "\n[[vip]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n");
     }
     if options.reference {
         let _ = write!(

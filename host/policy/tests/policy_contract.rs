@@ -6,9 +6,10 @@ use std::path::Path;
 
 use common::{built_in, context, load};
 use staffetta_bundle as bundle;
+use staffetta_business_hours::BusinessHours;
 use staffetta_policy::types::{FailoverSituation, LicenseSituation};
 use staffetta_policy::{Kind, LoadError};
-use staffetta_sdk::testing;
+use staffetta_sdk::{failover, testing};
 
 /// A component with the exact types of the WIT file, whose functions all trap: it passes every gate
 /// up to the first call if and only if the Rust types fit.
@@ -55,6 +56,8 @@ fn the_example_answers_alike_natively_and_as_a_component() {
         let decision = policy.failover(&case.situation, &context, Kind::License.budget());
         let verdict = decision.outcome.expect("a verdict");
         assert_eq!(verdict.intent.to_string(), case.expect, "{}", case.title);
+        let native = failover::answer::<BusinessHours>(&case.situation, &context);
+        assert_eq!(native.as_ref(), Ok(&verdict), "{}", case.title);
     }
 }
 

@@ -140,15 +140,21 @@ pub struct Diverged {
     pub epoch: u64,
     /// The reign of the primary.
     pub primary: u64,
+    /// What both served when they met last, seat A first, where this life of the daemon saw it.
+    pub met: Option<(Branch, Branch)>,
 }
 
 /// The situation of data that diverged: the peer serves, this node has the copy.
 #[must_use]
 pub fn diverged(site: &Site, data: &Diverged) -> split_brain::Situation {
+    let met = |side: Side| data.met.map(|(a, b)| if side == Side::A { a } else { b });
+    // A meeting of other reigns says nothing about this data.
+    let of_this = met(site.side).is_some_and(|mine| mine.epoch.0 == data.epoch);
+    let met = |side: Side| met(side).filter(|_| of_this);
     let branch = |side: Side| split_brain::Branch {
         node: site.name(side).to_owned(),
         epoch: if side == site.side { data.epoch } else { data.primary },
-        served: 0,
+        served: met(side).map_or(0, |branch| ms(branch.served)),
         last_write: None,
         facts: Vec::new(),
     };

@@ -70,3 +70,27 @@ fn data_of_both_nodes_is_passed_on_and_the_peers_ages() {
     assert_eq!(told[1], Data { age: 45, ..data("config", 0) });
     assert_eq!(peer(&site, &node_view(), None).data, []);
 }
+
+#[test]
+fn data_is_judged_by_the_times_of_the_meeting_that_it_is_about() {
+    let named = |name: &str| Named { name: name.into(), site: String::new(), preferred: false };
+    let site = Site { side: Side::B, me: named("nb"), peer: named("na"), vips: Vec::new() };
+    let branch = |epoch, ms| Branch { epoch: Epoch(epoch), served: Span::ms(ms) };
+    let served = |epoch| {
+        let data = Diverged {
+            kind: staffetta_sdk::DataKind::Database,
+            name: "app".into(),
+            common: None,
+            own: Some(3),
+            epoch,
+            primary: 8,
+            met: Some((branch(8, 2_000), branch(5, 9_000))),
+        };
+        let asked = diverged(&site, &data);
+        let who = split_brain(&site, branch(8, 2_000), branch(5, 9_000));
+        assert_eq!((asked.a.node, asked.b.node), (who.a.node, who.b.node));
+        [asked.a.served, asked.b.served]
+    };
+    assert_eq!(served(5), [2_000, 9_000]);
+    assert_eq!(served(7), [0, 0], "a reign of its own after the meeting");
+}

@@ -69,9 +69,11 @@ fn as_text(report: &CheckReport, config: &Config, room: Duration, fast: bool) ->
 fn endpoint(report: &EndpointReport, lines: &mut Vec<String>) {
     let status = match &report.status {
         Ok(status) => format!(
-            "etcd {}, cluster {:016x}, answered in {}",
+            "etcd {}, cluster {:016x}, leader {:016x}, database {} KiB, answered in {}",
             plain(&status.version),
             status.cluster_id,
+            status.leader,
+            status.db_bytes.div_ceil(1024),
             ms(status.took)
         ),
         Err(error) => plain(&error.to_string()),
@@ -103,6 +105,7 @@ fn as_json(report: &CheckReport, room: Duration, fast: bool) -> Value {
             let status = match &one.status {
                 Ok(status) => json!({ "version": status.version,
                     "cluster_id": format!("{:016x}", status.cluster_id),
+                    "leader": format!("{:016x}", status.leader), "db_bytes": status.db_bytes,
                     "took_us": us(status.took) }),
                 Err(error) => said(error),
             };

@@ -107,6 +107,18 @@ fn a_journal_is_replayed_by_the_same_and_by_another_policy() {
         one(&mut shelf, one_record, Some(&settings), &mut tally).unwrap();
     }
     assert_eq!((tally.made, tally.unknown_policy), (3, 0));
+    assert_eq!(tally.differ.len(), 0, "the same component, the same answers");
+
+    // A component that always holds differs where the built-in one had taken over, and says so.
+    let hostile = dir.path().join("hostile.wasm");
+    std::fs::write(&hostile, staffetta_bundle::fixtures::HOSTILE).unwrap();
+    let settings = r#"{"behave": "hold"}"#.to_owned();
+    let mut shelf = Shelf::new(&context, Some(&hostile), Some(settings.clone())).unwrap();
+    let mut tally = Tally::default();
+    for one_record in crate::journal::read_decisions(&file, 10).unwrap() {
+        one(&mut shelf, one_record, Some(&settings), &mut tally).unwrap();
+    }
+    assert_eq!((tally.made, tally.differ.len()), (3, 3));
     let explained = ExplainFlags { id: 1, policy: None, journal: Some(file) };
     explain(&context, &explained).unwrap();
 }

@@ -81,6 +81,8 @@ pub const REFERENCES_MAX: usize = 8;
 pub const CHECKS_MAX: usize = 16;
 /// Facts of the site, at most.
 pub const FACTS_MAX: usize = 8;
+/// Characters of the name of a fact after `site.`, at most.
+pub const FACT_CHARS_MAX: usize = 24;
 /// What the name of a fact of the site begins with; `host.` is the daemon's own.
 pub const FACT_PREFIX: &str = "site.";
 /// Tables of databases, at most; each may match many files.

@@ -188,14 +188,15 @@ pub enum CheckTarget {
     Sip(SocketAddr),
 }
 
-/// One fact of the site: what a program of the site prints.
+/// One fact of the site: what a program of the site prints. It is known for three intervals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FactConfig {
-    /// Its name, which begins with `site.`.
+    /// Its name: `site.` and 1 to [`defaults::FACT_CHARS_MAX`] of a-z, 0-9, - and `.`.
     pub name: String,
     /// The program and its arguments. The first word is an absolute path.
     pub exec: Vec<String>,
-    /// From one run to the next.
+    /// From one run to the next: [`defaults::FACT_INTERVAL_MS_MIN`] to
+    /// [`defaults::TIME_MS_MAX`] ms.
     pub interval: Duration,
     /// How long a run may take; at most the interval.
     pub timeout: Duration,

@@ -243,7 +243,7 @@ const REFUSED: &[(&str, &str, usize, &str)] = &[
         "[policy.failover.settings]",
         "[[fact]]\nname = \"calls\"\nexec = [\"/bin/true\"]\n[policy.failover.settings]",
         24,
-        "fact.name = \"calls\": write site. and then 1 to 32 of a-z, 0-9, - and .",
+        "fact.name = \"calls\": write site. and then 1 to 24 of a-z, 0-9, - and .",
     ),
     (
         "[policy.failover.settings]",

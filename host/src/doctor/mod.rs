@@ -132,17 +132,17 @@ fn nonlocal_bind(found: &mut Findings) {
             .filter(|file| read_line(file) == "1")
             .collect();
     if on.is_empty() {
-        found.ok("nonlocal bind", "off");
+        let text = "off: a service that binds to a service address cannot start on the standby; \
+                    let it listen on all addresses, or set net.ipv4.ip_nonlocal_bind = 1 \
+                    (net.ipv6 likewise)";
+        found.ok("nonlocal bind", text);
     } else {
-        found.warn(
-            "nonlocal bind",
-            format!(
-                "{} is 1: services may talk from a service address that is not here",
-                on.join(" and ")
-            ),
-            "set it to 0 with sysctl unless a service needs it; bind services to 0.0.0.0 or [::] \
-             instead",
+        let text = format!(
+            "{} is 1: services may bind to a service address that is not here; what they send \
+             from it the nftables gate drops",
+            on.join(" and ")
         );
+        found.ok("nonlocal bind", text);
     }
 }
 
@@ -220,7 +220,10 @@ fn clock(found: &mut Findings) {
             "run chrony or systemd-timesyncd",
         );
     }
-    let text = format!("corrected by {:+.1} ppm, tick {} us", clock.ppm, clock.tick_us);
+    let text = format!(
+        "corrected by {:+.1} ppm, tick {} us, {:.3} ms still to be slewed",
+        clock.ppm, clock.tick_us, clock.offset_ms
+    );
     if clock.is_steady() {
         found.ok("clock rate", text);
     } else {
@@ -408,7 +411,8 @@ mod tests {
 
     #[test]
     fn a_clock_at_its_limit_is_not_steady() {
-        let clock = |ppm, tick_us| system::ClockState { synchronized: true, ppm, tick_us };
+        let clock =
+            |ppm, tick_us| system::ClockState { synchronized: true, ppm, tick_us, offset_ms: 0.0 };
         assert!(clock(-499.9, 10_000).is_steady());
         assert!(!clock(500.0, 10_000).is_steady() && !clock(-500.0, 10_000).is_steady());
         assert!(!clock(0.0, 9_999).is_steady());

@@ -160,6 +160,8 @@ pub(super) struct ClockState {
     pub ppm: f64,
     /// Length that is given to each tick, microseconds.
     pub tick_us: i64,
+    /// What the kernel has yet to slew away, milliseconds; its loop spreads it over minutes.
+    pub offset_ms: f64,
 }
 
 /// The kernel corrects by no more (MAXFREQ in linux/timex.h).
@@ -180,11 +182,13 @@ pub(super) fn clock() -> Option<ClockState> {
     let mut state: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is valid for reads and writes of one timex.
     let answer = unsafe { libc::adjtimex(&raw mut state) };
+    let nanoseconds = state.status & libc::STA_NANO != 0;
     (answer >= 0).then(|| ClockState {
         synchronized: answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0,
         // The kernel counts in 2^-16 ppm.
         ppm: state.freq as f64 / 65_536.0,
         tick_us: state.tick,
+        offset_ms: state.offset as f64 / if nanoseconds { 1e6 } else { 1e3 },
     })
 }
 

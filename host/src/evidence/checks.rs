@@ -63,7 +63,9 @@ async fn attempt(config: &CheckConfig) -> Result<(), String> {
         },
         CheckTarget::Http { address, path } => http(*address, path).await,
         CheckTarget::Sip(address) => sip(*address).await,
-        CheckTarget::Exec(words) => program::run(words, config.timeout, 0).await.map(|_nothing| ()),
+        CheckTarget::Exec(words) => {
+            program::run(words, config.timeout, None).await.map(|_nothing| ())
+        }
     }
 }
 

@@ -1,22 +1,20 @@
 //! Facts of the site: what a program of the site prints, for policies.
 //!
-//! A run that fails leaves the last value, which ages; a value that nothing renewed within
-//! [`RUNS_KEPT`] intervals is not told any more. What is not known is never taken for zero.
+//! A run that fails leaves the last value, which ages and is no longer known after some intervals.
+//! What is not known is never taken for zero.
 
 use super::{Evidence, program};
 use crate::config::FactConfig;
-use crate::link::TEXT_BYTES_MAX;
+use crate::link::FACT_TEXT_BYTES_MAX;
 use staffetta_policy::types::Value;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use std::time::Instant;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Longest output that is looked at.
 const OUTPUT_BYTES_MAX: usize = 256;
-/// A value is known for this many intervals.
-const RUNS_KEPT: u32 = 3;
 
 /// Finds out one fact again and again, until it is dropped; calls `changed` when policies should
-/// be asked: a fact becomes known or unknown, or a flag or text differs. Numbers change all the
-/// time: policies look at them when they are asked anyway.
+/// be asked. Numbers and texts change all the time: policies see them when they are asked anyway.
 pub(crate) async fn run_facts(
     evidence: Evidence,
     index: usize,
@@ -25,17 +23,12 @@ pub(crate) async fn run_facts(
 ) {
     let mut every = interval(config.interval);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let keep = config.interval * RUNS_KEPT;
-    let mut known_until = Instant::now() + keep;
     loop {
         every.tick().await;
-        let printed = program::run(&config.exec, config.timeout, OUTPUT_BYTES_MAX).await;
+        let began = Instant::now();
+        let printed = program::run(&config.exec, config.timeout, Some(OUTPUT_BYTES_MAX)).await;
         let found = printed.and_then(|printed| value(&config.exec[0], &printed));
-        let now = Instant::now();
-        if found.is_ok() {
-            known_until = now + keep;
-        }
-        if evidence.fact(index, found, now >= known_until) {
+        if evidence.fact(index, began, found) {
             changed();
         }
     }
@@ -53,8 +46,8 @@ fn value(program: &str, printed: &[u8]) -> Result<Value, String> {
         "true" => Ok(Value::Flag(true)),
         "false" => Ok(Value::Flag(false)),
         "" => Err(format!("{program} prints nothing: let it print one value")),
-        _ if text.len() > TEXT_BYTES_MAX || text.contains(char::is_control) => Err(format!(
-            "{program} prints more than one line of {TEXT_BYTES_MAX} bytes: let it print a \
+        _ if text.len() > FACT_TEXT_BYTES_MAX || text.contains(char::is_control) => Err(format!(
+            "{program} prints more than one line of {FACT_TEXT_BYTES_MAX} bytes: let it print a \
              whole number, true, false, or a short text"
         )),
         _ => Ok(Value::Text(text.into())),
@@ -64,6 +57,7 @@ fn value(program: &str, printed: &[u8]) -> Result<Value, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn what_a_program_prints_is_one_value() {
@@ -75,10 +69,49 @@ mod tests {
         assert_eq!(value(b"false"), Ok(Value::Flag(false)));
         assert_eq!(value(b"north\n"), text("north"));
         assert_eq!(value(b"9223372036854775808"), text("9223372036854775808"));
-        assert_eq!(value("città".as_bytes()), text("città"));
-        for bad in [&b""[..], b"\n", b"\xff", b"two\nlines", &[b'x'; 49], b"a\x1b[0m"] {
+        assert_eq!(value("citt\u{e0}".as_bytes()), text("citt\u{e0}"));
+        assert_eq!(value(&[b'x'; 32]), text(&"x".repeat(32)));
+        for bad in [&b""[..], b"\n", b"\xff", b"two\nlines", &[b'x'; 33], b"a\x1b[0m"] {
             assert!(value(bad).is_err_and(|why| why.starts_with("calls ")), "{bad:?}");
         }
-        assert_eq!(value(&[b'x'; 48]), text(&"x".repeat(48)));
+    }
+
+    fn evidence(interval: Duration) -> Evidence {
+        let exec = vec!["/bin/true".into()];
+        let name = "site.calls".into();
+        Evidence::new(&[], &[], &[FactConfig { name, exec, interval, timeout: interval }])
+    }
+
+    #[test]
+    fn a_value_that_nothing_renews_is_not_known_in_the_end() {
+        let evidence = evidence(Duration::from_secs(5));
+        let ago = |seconds| Instant::now() - Duration::from_secs(seconds);
+        let failed = || Err("calls ends with 1".to_owned());
+        assert!(!evidence.fact(0, ago(30), failed()), "it was not known, and is not");
+        assert!(evidence.seen().facts.is_empty());
+        assert!(evidence.unknown().is_empty(), "nobody has looked for long");
+        assert!(evidence.fact(0, ago(14), Ok(Value::Number(0))));
+        assert!(!evidence.fact(0, ago(9), failed()), "the last value stays");
+        let seen = evidence.seen().facts.remove(0);
+        assert_eq!((seen.number, seen.age_ms / 100), (Some(0), 140));
+        assert_eq!(seen.valid_ms / 100, 9, "{seen:?}");
+        // Whether a run ended or not: what is too old is not known.
+        evidence.lock().facts[0].found = Some((Value::Number(0), ago(15)));
+        assert!(evidence.seen().facts.is_empty());
+        assert!(evidence.fact(0, ago(0), failed()), "policies are asked without it");
+        evidence.lock().facts[0].since = ago(15);
+        assert_eq!(evidence.unknown(), [("site.calls".into(), "calls ends with 1".into())]);
+    }
+
+    #[test]
+    fn policies_are_asked_when_a_flag_changes() {
+        let evidence = evidence(Duration::from_secs(5));
+        let found = |value| evidence.fact(0, Instant::now(), Ok(value));
+        assert!(found(Value::Flag(true)));
+        assert!(!found(Value::Flag(true)));
+        assert!(found(Value::Flag(false)));
+        assert!(!found(Value::Number(1)));
+        assert!(!found(Value::Number(2)));
+        assert!(!found(Value::Text("north".into())));
     }
 }

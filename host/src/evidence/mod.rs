@@ -8,14 +8,18 @@ mod facts;
 mod program;
 mod references;
 
+use crate::config::FactConfig;
 use crate::link::{CheckReport, FactReport, Health, TargetReport};
 use staffetta_policy::types::{Standing, Value};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) use checks::run_checks;
 pub(crate) use facts::run_facts;
 pub(crate) use references::run_references;
+
+/// A fact is known for this many intervals without a new value.
+const RUNS_KEPT: u32 = 3;
 
 /// State of one check.
 #[derive(Debug, Clone)]
@@ -39,10 +43,40 @@ pub(crate) struct TargetState {
 #[derive(Debug, Clone)]
 struct FactState {
     name: String,
-    /// The value, and when it was found.
-    known: Option<(Value, Instant)>,
+    /// A value that is as old is no longer known.
+    keep: Duration,
+    /// The newest value, and when the program that printed it was started.
+    found: Option<(Value, Instant)>,
+    /// The value after the last run; none while it was not known.
+    told: Option<Value>,
     /// Why the last run found nothing.
-    why: Option<String>,
+    why: String,
+    /// When anybody began to look.
+    since: Instant,
+}
+
+impl FactState {
+    /// The value and its age, while it is known.
+    fn known(&self, now: Instant) -> Option<(&Value, Duration)> {
+        let (value, at) = self.found.as_ref()?;
+        let age = now.saturating_duration_since(*at);
+        (age < self.keep).then_some((value, age))
+    }
+
+    fn report(&self, now: Instant) -> Option<FactReport> {
+        let (value, age) = self.known(now)?;
+        let report = FactReport {
+            name: self.name.clone(),
+            age_ms: ms(age),
+            valid_ms: ms(self.keep - age),
+            ..FactReport::default()
+        };
+        Some(match value {
+            Value::Flag(flag) => FactReport { flag: Some(*flag), ..report },
+            Value::Number(number) => FactReport { number: Some(*number), ..report },
+            Value::Text(text) => FactReport { text: Some(text.clone()), ..report },
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +106,8 @@ pub(crate) struct Seen {
 }
 
 impl Evidence {
-    pub(crate) fn new(checks: &[String], targets: &[String], facts: &[String]) -> Evidence {
+    /// What is to be found: the names of the checks and the references, and the facts.
+    pub(crate) fn new(checks: &[String], targets: &[String], facts: &[FactConfig]) -> Evidence {
         let now = Instant::now();
         let evidence = Evidence::default();
         {
@@ -91,8 +126,17 @@ impl Evidence {
                 .iter()
                 .map(|name| TargetState { name: name.clone(), reachable: None, at: now })
                 .collect();
-            let unknown = |name: &String| FactState { name: name.clone(), known: None, why: None };
-            store.facts = facts.iter().map(unknown).collect();
+            store.facts = facts
+                .iter()
+                .map(|fact| FactState {
+                    name: fact.name.clone(),
+                    keep: fact.interval * RUNS_KEPT,
+                    found: None,
+                    told: None,
+                    why: "its program is not done yet".into(),
+                    since: now,
+                })
+                .collect();
         }
         evidence
     }
@@ -121,24 +165,21 @@ impl Evidence {
         changed
     }
 
-    /// True when policies should be asked: the fact became known or unknown, or a flag or a text
-    /// changed. Without a new value the old one stays, unless it is `outdated`.
-    pub(crate) fn fact(&self, index: usize, found: Result<Value, String>, outdated: bool) -> bool {
+    /// What a program printed that was started at `began`. True when policies should be asked: the
+    /// fact became known or unknown, or a flag changed. Without a new value the old one stays, and
+    /// ages.
+    pub(crate) fn fact(&self, index: usize, began: Instant, found: Result<Value, String>) -> bool {
         let mut store = self.lock();
         let fact = &mut store.facts[index];
         match found {
-            Ok(value) => {
-                fact.why = None;
-                let before = fact.known.replace((value.clone(), Instant::now()));
-                match (before.map(|(value, _)| value), value) {
-                    (Some(Value::Number(_)), Value::Number(_)) => false,
-                    (before, value) => before != Some(value),
-                }
-            }
-            Err(why) => {
-                fact.why = Some(why);
-                outdated && fact.known.take().is_some()
-            }
+            Ok(value) => fact.found = Some((value, began)),
+            Err(why) => fact.why = why,
+        }
+        let known = fact.known(Instant::now()).map(|(value, _)| value.clone());
+        let before = std::mem::replace(&mut fact.told, known);
+        match (&before, &fact.told) {
+            (Some(Value::Flag(before)), Some(Value::Flag(now))) => before != now,
+            (before, now) => before.is_some() != now.is_some(),
         }
     }
 
@@ -165,18 +206,20 @@ impl Evidence {
         failing.map(|check| (check.name.clone(), check.why.clone())).collect()
     }
 
-    /// Facts that are not known, with the reason, for alarms.
+    /// Facts that should be known by now and are not, with the reason, for alarms.
     pub(crate) fn unknown(&self) -> Vec<(String, String)> {
+        let now = Instant::now();
         let store = self.lock();
-        let unknown = store.facts.iter().filter(|fact| fact.known.is_none());
-        unknown.filter_map(|fact| Some((fact.name.clone(), fact.why.clone()?))).collect()
+        let unknown = store.facts.iter().filter(|fact| {
+            let looked_for = now.saturating_duration_since(fact.since);
+            looked_for >= fact.keep && fact.known(now).is_none()
+        });
+        unknown.map(|fact| (fact.name.clone(), fact.why.clone())).collect()
     }
 
     pub(crate) fn seen(&self) -> Seen {
         let now = Instant::now();
-        let ms = |at: Instant| {
-            u32::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u32::MAX)
-        };
+        let since = |at: Instant| ms(now.saturating_duration_since(at));
         let store = self.lock();
         let checks: Vec<CheckReport> = store
             .checks
@@ -184,8 +227,8 @@ impl Evidence {
             .map(|check| CheckReport {
                 name: check.name.clone(),
                 health: check.health,
-                since_ms: ms(check.since),
-                age_ms: ms(check.at),
+                since_ms: since(check.since),
+                age_ms: since(check.at),
             })
             .collect();
         Seen {
@@ -197,26 +240,10 @@ impl Evidence {
                 .map(|target| TargetReport {
                     name: target.name.clone(),
                     reachable: target.reachable,
-                    age_ms: ms(target.at),
+                    age_ms: since(target.at),
                 })
                 .collect(),
-            facts: store
-                .facts
-                .iter()
-                .filter_map(|fact| {
-                    let (value, at) = fact.known.clone()?;
-                    let report = FactReport {
-                        name: fact.name.clone(),
-                        age_ms: ms(at),
-                        ..FactReport::default()
-                    };
-                    Some(match value {
-                        Value::Flag(flag) => FactReport { flag: Some(flag), ..report },
-                        Value::Number(number) => FactReport { number: Some(number), ..report },
-                        Value::Text(text) => FactReport { text: Some(text), ..report },
-                    })
-                })
-                .collect(),
+            facts: store.facts.iter().filter_map(|fact| fact.report(now)).collect(),
             service_network: if store.down.is_empty() { Health::Ok } else { Health::Failed },
             license: store.license,
         }
@@ -225,6 +252,10 @@ impl Evidence {
     fn lock(&self) -> MutexGuard<'_, Store> {
         self.store.lock().expect("no holder panics")
     }
+}
+
+fn ms(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// No checks: unknown. One failed: failed.

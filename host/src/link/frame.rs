@@ -3,6 +3,7 @@
 //! something else.
 
 use super::stamp::Stamp;
+use crate::config::defaults::FACT_PREFIX;
 use minicbor::{Decode, Encode};
 use staffetta_core::{Beat, Claim, Echo, Epoch, Hand, Meeting, PeerRole, Span};
 
@@ -17,6 +18,8 @@ pub const REPORTS_MAX: usize = 16;
 pub const DATA_REPORTS_MAX: usize = 12;
 /// Longest text in a report.
 pub(crate) const TEXT_BYTES_MAX: usize = 48;
+/// Longest text that is a fact.
+pub(crate) const FACT_TEXT_BYTES_MAX: usize = 32;
 
 /// Health of a check or of a part of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, serde::Serialize)]
@@ -70,7 +73,7 @@ pub struct TargetReport {
 }
 
 /// One fact of the site as its node found it. One of the values is there; none where a later
-/// version tells of what this one does not know.
+/// version tells of what this one does not know. The longest one takes 71 bytes of a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct FactReport {
     /// Name in the configuration.
@@ -79,6 +82,9 @@ pub struct FactReport {
     /// Age of the value, ms.
     #[n(1)]
     pub age_ms: u32,
+    /// For how long it is known without a new one, ms.
+    #[n(5)]
+    pub valid_ms: u32,
     /// Yes or no.
     #[n(2)]
     pub flag: Option<bool>,
@@ -88,6 +94,15 @@ pub struct FactReport {
     /// Anything else.
     #[n(4)]
     pub text: Option<String>,
+}
+
+impl FactReport {
+    /// The fact `ms` later; none when it is no longer known by then.
+    pub(crate) fn later(&self, ms: u32) -> Option<FactReport> {
+        let valid_ms = self.valid_ms.checked_sub(ms).filter(|left| *left > 0)?;
+        let age_ms = self.age_ms.saturating_add(ms);
+        Some(FactReport { age_ms, valid_ms, ..self.clone() })
+    }
 }
 
 /// What a node tells of itself now and then, beside its beats.
@@ -132,7 +147,7 @@ pub struct About {
     /// Some of its databases, others the next time; nothing from versions without them.
     #[n(12)]
     pub data: Option<Vec<DataReport>>,
-    /// What is known of the site; nothing from versions without facts.
+    /// What is known of the site, in turns with `data`; nothing from versions without facts.
     #[n(13)]
     pub facts: Option<Vec<FactReport>>,
 }
@@ -277,12 +292,13 @@ pub(super) fn encode(
     bytes
 }
 
-/// Leaves out what the peer can best do without: single reports first, whose sum it is told anyway.
+/// Leaves out what the peer can best do without: single checks first, whose sum it is told anyway.
+/// Without them there is room for all references and all facts, or all databases of one turn.
 fn leave_out(wire: &mut Wire) -> bool {
     let Some(about) = &mut wire.about else { return wire.license.take().is_some() };
-    about.data.take().is_some()
-        || about.checks.pop().is_some()
-        || about.facts.take().is_some()
+    about.checks.pop().is_some()
+        || about.data.as_mut().is_some_and(|data| data.pop().is_some())
+        || about.facts.as_mut().is_some_and(|facts| facts.pop().is_some())
         || about.targets.pop().is_some()
         || wire.about.take().is_some()
 }
@@ -331,8 +347,13 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
     if wire.lease_us.saturating_add(wire.slack_us) > PROMISE_MS_MAX * 1_000 {
         return Err(FrameError::Nonsense("lease"));
     }
-    if let Some(about) = &wire.about {
+    let mut about = wire.about;
+    if let Some(about) = &mut about {
         check_about(about)?;
+        if let Some(facts) = &mut about.facts {
+            facts.retain(is_fact);
+            facts.truncate(REPORTS_MAX);
+        }
     }
     if wire.license.as_ref().is_some_and(|l| l.len() > LICENSE_BYTES_MAX) {
         return Err(FrameError::TooLong { what: "license", max: LICENSE_BYTES_MAX });
@@ -360,7 +381,7 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
         synced: wire.synced,
         stale: wire.stale,
     };
-    Ok(Frame { beat, stamp: wire.stamp, about: wire.about, license: wire.license })
+    Ok(Frame { beat, stamp: wire.stamp, about, license: wire.license })
 }
 
 /// Above this a peer could exhaust the counter; honest pairs stay below for ever.
@@ -370,27 +391,33 @@ const EPOCH_MAX: u64 = 1 << 62;
 const PROMISE_MS_MAX: u64 = 120_000;
 
 fn check_about(about: &About) -> Result<(), FrameError> {
-    let facts = about.facts.as_deref().unwrap_or_default();
     let texts = about
         .checks
         .iter()
         .map(|check| &check.name)
         .chain(about.targets.iter().map(|target| &target.name))
-        .chain(facts.iter().flat_map(|fact| [&fact.name].into_iter().chain(&fact.text)))
         .chain([&about.version]);
     for text in texts {
         if text.len() > TEXT_BYTES_MAX {
             return Err(FrameError::TooLong { what: "text", max: TEXT_BYTES_MAX });
         }
     }
-    let lists = [about.checks.len(), about.targets.len(), facts.len()];
-    if lists.iter().any(|len| *len > REPORTS_MAX) {
+    if about.checks.len() > REPORTS_MAX || about.targets.len() > REPORTS_MAX {
         return Err(FrameError::TooLong { what: "reports", max: REPORTS_MAX });
     }
     if about.data.as_ref().is_some_and(|data| data.len() > DATA_REPORTS_MAX) {
         return Err(FrameError::TooLong { what: "databases", max: DATA_REPORTS_MAX });
     }
     Ok(())
+}
+
+/// Whether it is a fact of a site, as this version knows them; others are passed over.
+fn is_fact(fact: &FactReport) -> bool {
+    let values = [fact.flag.is_some(), fact.number.is_some(), fact.text.is_some()];
+    fact.name.starts_with(FACT_PREFIX)
+        && fact.name.len() <= TEXT_BYTES_MAX
+        && fact.text.as_ref().is_none_or(|text| text.len() <= FACT_TEXT_BYTES_MAX)
+        && values.iter().filter(|there| **there).count() == 1
 }
 
 fn role_number(role: PeerRole) -> u8 {

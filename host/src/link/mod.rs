@@ -9,15 +9,15 @@ mod frame;
 mod session;
 mod stamp;
 
-pub(crate) use frame::TEXT_BYTES_MAX;
+pub(crate) use frame::FACT_TEXT_BYTES_MAX;
 pub use frame::{
     About, CheckReport, DATA_REPORTS_MAX, DataReport, FRAME_BYTES_MAX, FactReport, Frame,
     FrameError, Health, LICENSE_BYTES_MAX, REPORTS_MAX, TargetReport,
 };
-pub use session::{Reject, Secret};
+pub use session::Secret;
 pub use stamp::{LinkView, Minute};
 
-use self::session::{Opened, Session};
+use self::session::{Opened, Reject, Session};
 use self::stamp::Meter;
 use crate::config::LinkConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -44,8 +44,12 @@ struct Link {
 /// Counts of what was refused, by reason; for status and doctor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rejected {
-    /// Not ours: other magic, version, cluster, or a failed authentication.
+    /// Not ours: other magic, cluster, or a failed authentication.
     pub foreign: u64,
+    /// Of an envelope that this version does not speak.
+    pub other_version: u64,
+    /// The envelope of the last one of these.
+    pub version_seen: u8,
     /// Ours, but of another life or seen before.
     pub stale: u64,
     /// Authentic, but not a frame that this version understands.
@@ -58,7 +62,7 @@ pub struct Links {
     links: Vec<Link>,
     session: Session,
     rejected: Rejected,
-    last_reject: Option<Reject>,
+    last_unreadable: String,
     buffer: Box<[u8; 2048]>,
 }
 
@@ -102,7 +106,7 @@ impl Links {
             links,
             session: Session::new(side, cluster, secret, start),
             rejected: Rejected::default(),
-            last_reject: None,
+            last_unreadable: String::new(),
             buffer: Box::new([0; 2048]),
         })
     }
@@ -148,7 +152,6 @@ impl Links {
                 let Ok((len, from)) = link.socket.recv_from(&mut self.buffer[..]) else { break };
                 if from.ip() != link.peer.ip() {
                     self.rejected.foreign += 1;
-                    self.last_reject = Some(Reject::Foreign);
                     continue;
                 }
                 match self.session.open(now, &mut self.buffer[..len]) {
@@ -157,7 +160,10 @@ impl Links {
                             link.meter.heard(now, stamp);
                             out.push(Received { link: index, beat, about, license });
                         }
-                        Err(_) => self.rejected.unreadable += 1,
+                        Err(error) => {
+                            self.rejected.unreadable += 1;
+                            self.last_unreadable = error.to_string();
+                        }
                     },
                     Ok(Opened::Hello { reply: Some(reply) }) => {
                         let _ = link.socket.send_to(&reply, from);
@@ -165,9 +171,10 @@ impl Links {
                     Ok(Opened::Hello { reply: None }) => {}
                     Err(rejection) => {
                         match rejection.reject {
-                            Reject::Foreign | Reject::Version(_) => {
-                                self.rejected.foreign += 1;
-                                self.last_reject = Some(rejection.reject);
+                            Reject::Foreign => self.rejected.foreign += 1,
+                            Reject::Version(version) => {
+                                self.rejected.other_version += 1;
+                                self.rejected.version_seen = version;
                             }
                             Reject::OtherLife | Reject::Replayed => self.rejected.stale += 1,
                         }
@@ -193,8 +200,14 @@ impl Links {
 
     /// What was refused since the start.
     #[must_use]
-    pub fn rejected(&self) -> (Rejected, Option<Reject>) {
-        (self.rejected, self.last_reject)
+    pub fn rejected(&self) -> Rejected {
+        self.rejected
+    }
+
+    /// Why the last frame that was refused as unreadable was that; empty while there was none.
+    #[must_use]
+    pub fn last_unreadable(&self) -> &str {
+        &self.last_unreadable
     }
 }
 

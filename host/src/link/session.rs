@@ -39,7 +39,7 @@ impl std::fmt::Debug for Secret {
 
 /// Why a datagram was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reject {
+pub(super) enum Reject {
     /// Not a frame of this cluster: magic, cluster id, side, length or authentication.
     Foreign,
     /// A frame of a version of the envelope that this daemon does not speak.

@@ -52,12 +52,14 @@ fn about() -> About {
             FactReport {
                 name: "site.active-calls".into(),
                 age_ms: 400,
+                valid_ms: 14_600,
                 number: Some(-3),
                 ..FactReport::default()
             },
             FactReport {
                 name: "site.carrier".into(),
                 text: Some("north".into()),
+                valid_ms: 1,
                 ..FactReport::default()
             },
         ]),

@@ -235,7 +235,12 @@ impl Beats {
     }
 
     fn hear(&mut self, now: Mono, frame: Received) {
-        if let Some(about) = frame.about {
+        if let Some(mut about) = frame.about {
+            if let (None, Some((old, at))) = (&about.facts, &self.peer) {
+                let ms = u32::try_from(now.since(*at).as_ms()).unwrap_or(u32::MAX);
+                let known = old.facts.iter().flatten().filter_map(|fact| fact.later(ms));
+                about.facts = Some(known.collect());
+            }
             if self.peer.as_ref().is_none_or(|(old, _)| old.macs != about.macs) {
                 let macs = about.macs.chunks_exact(6);
                 let macs = macs.map(|mac| mac.try_into().expect("six bytes")).collect();
@@ -484,6 +489,7 @@ impl Beats {
             answers: self.answers_aged(now),
             conflict: self.conflict.map(|(vip, mac, at)| (vip, mac, now.since(at))),
             rejected: self.parts.links.rejected(),
+            last_unreadable: self.parts.links.last_unreadable().to_owned(),
             own_macs: self.parts.kernel.own_macs(),
             lateness: self.lateness.clone(),
         };

@@ -13,7 +13,7 @@ use super::snapshot::Board;
 use crate::evidence::Evidence;
 use crate::journal::{DecisionRecord, EventLevel, JournalHandle, unix_ms_now};
 use crate::link::{About, LinkView};
-use staffetta_core::{Answerer, Ask, AskId, Event, Question as Asked, Span, Verdict};
+use staffetta_core::{Answerer, Ask, AskId, Branch, Event, Question as Asked, Span, Verdict};
 use staffetta_db::Kinship;
 use staffetta_policy::types::DataKind;
 use staffetta_policy::{Answer, FailoverChain, Kind, Policy, Speaker, SplitBrainChain, Subject};
@@ -79,6 +79,9 @@ pub(crate) struct Decider {
     pub started: Instant,
     pub data: Arc<OnceLock<DataLink>>,
     pub board: Board,
+    /// What both nodes served when they met last as primaries, seat A first. The data of that
+    /// meeting is judged by the same times.
+    pub met: Option<(Branch, Branch)>,
 }
 
 /// How long a policy may think about data: nobody waits for it with a lease in hand.
@@ -139,6 +142,7 @@ impl Decider {
         let id = question.ask.id;
         match question.ask.question {
             Asked::SplitBrain { a, b } => {
+                self.met = Some((a, b));
                 let situation = staffetta_situation::split_brain(&self.site.pair, a, b);
                 let now = self.started.elapsed();
                 let wall = situation::wall();
@@ -195,6 +199,7 @@ impl Decider {
             own,
             epoch: status.position.map_or(0, |at| at.epoch),
             primary: self.primary_epoch(),
+            met: self.met,
         };
         let winner = self.judge(&diverged, "staffetta db resync");
         data.say(staffetta_db::Command::Rule(path, winner));
@@ -211,6 +216,7 @@ impl Decider {
             own: Some(own),
             epoch,
             primary: self.primary_epoch(),
+            met: self.met,
         };
         let winner = self.judge(&diverged, "staffetta files approve");
         data.say_trees(staffetta_files::Command::Rule(name, winner));

@@ -243,6 +243,7 @@ fn start_policies(
         started: common.started,
         data: Arc::clone(&common.data),
         board: common.board.clone(),
+        met: None,
     };
     spawn("policy", move || decider.run(&jobs))?;
     let (license_jobs, jobs) = mpsc::channel();
@@ -346,8 +347,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> anyhow::Result<Joi
 fn evidence_of(config: &Config) -> Evidence {
     let checks: Vec<String> = config.checks.iter().map(|check| check.name.clone()).collect();
     let targets: Vec<String> = config.references.iter().map(|target| target.name.clone()).collect();
-    let facts: Vec<String> = config.facts.iter().map(|fact| fact.name.clone()).collect();
-    Evidence::new(&checks, &targets, &facts)
+    Evidence::new(&checks, &targets, &config.facts)
 }
 
 fn open_kernel(config: &Config) -> anyhow::Result<Kernel> {

@@ -13,6 +13,7 @@ use crate::api::status::{
 use crate::config::Config;
 use crate::evidence::Evidence;
 use crate::journal::JournalHandle;
+use crate::link::Rejected;
 use staffetta_core::{Answerer, PeerRole, Role, Span};
 use staffetta_policy::{Policy, Speaker};
 use staffetta_vip::GateClass;
@@ -223,19 +224,38 @@ impl Publisher {
         alarms.extend(super::databases::alarms(&self.data));
         alarms.extend(license.iter().map(|text| alarm("license", text.clone())));
         alarms.extend(self.journal.alarms());
-        let (rejected, last) = snapshot.rejected;
-        if rejected.foreign > 0 {
-            let text = format!(
-                "{} frames were not of this cluster, the last: {} (another cluster on this port, \
-                 or \
-                 different secrets?)",
-                rejected.foreign,
-                last.map(|reject| format!("{reject:?}")).unwrap_or_default()
-            );
-            alarms.push(alarm("foreign-frames", text));
-        }
+        alarms.extend(refused(snapshot).into_iter().map(|(name, text)| alarm(name, text)));
         alarms
     }
+}
+
+/// Frames that came to the heartbeat ports and were not understood, by kind.
+fn refused(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+    let Rejected { foreign, other_version, version_seen, stale: _, unreadable } = snapshot.rejected;
+    let mut refused = Vec::new();
+    if foreign > 0 {
+        let text = format!(
+            "{foreign} frames were not of this cluster (another cluster on this port, or \
+             different secrets? cluster.id and the secret must be equal on both nodes)"
+        );
+        refused.push(("foreign-frames", text));
+    }
+    if other_version > 0 {
+        let text = format!(
+            "{other_version} frames were of envelope version {version_seen}, which this version \
+             does not speak: install the same version of Staffetta on both nodes"
+        );
+        refused.push(("other-version-frames", text));
+    }
+    if unreadable > 0 {
+        let text = format!(
+            "{unreadable} frames of the peer could not be read, the last: {}: install the same \
+             version of Staffetta on both nodes",
+            snapshot.last_unreadable
+        );
+        refused.push(("unreadable-frames", text));
+    }
+    refused
 }
 
 /// Somebody else claimed a service address a short while ago.

@@ -65,19 +65,22 @@ pub(crate) fn failover(
             in_role_ms: 0,
             stall_max_ms: 0,
         },
-        peer: question.peer.as_ref().map(|(about, age)| (word(about, data), *age)),
+        peer: question.peer.as_ref().map(|(about, age)| (word(about, *age, data), *age)),
     };
     staffetta_situation::failover(&site.pair, question.ask.question, &question.ask.seen, around)
 }
 
-fn word(about: &About, data: &DataLink) -> Word {
+/// The peer's word; `age` later some of its facts are no longer known.
+fn word(about: &About, age: Span, data: &DataLink) -> Word {
+    let told = about.facts.iter().flatten();
+    let facts = told.filter(|fact| fact.later(ms(age)).is_some());
     Word {
         service_network: health(about.service_network),
         services: health(about.services),
         checks: about.checks.iter().map(report).collect(),
         targets: about.targets.iter().map(reached).collect(),
         data: data.peer_evidence(),
-        facts: about.facts.iter().flatten().filter_map(fact).collect(),
+        facts: facts.filter_map(fact).collect(),
         license: standing(about.license),
         in_role_ms: about.in_role_ms,
         stall_max_ms: about.stall_max_ms,
@@ -110,7 +113,7 @@ fn reached(target: &TargetReport) -> types::Target {
 
 /// Nothing where its value is of a kind that this version does not know.
 fn fact(fact: &FactReport) -> Option<types::Fact> {
-    let FactReport { name, age_ms, flag, number, text } = fact;
+    let FactReport { name, age_ms, valid_ms: _, flag, number, text } = fact;
     let value = flag
         .map(Value::Flag)
         .or(number.map(Value::Number))

@@ -1,7 +1,7 @@
 //! What the real-time thread shows to the rest: a board that it writes without ever waiting.
 
 use super::lateness::Lateness;
-use crate::link::{About, LinkView, Reject, Rejected};
+use crate::link::{About, LinkView, Rejected};
 use staffetta_core::{Answerer, Mono, Span, View};
 use staffetta_vip::{GateClass, Mac};
 use std::net::IpAddr;
@@ -27,7 +27,9 @@ pub(crate) struct Snapshot {
     pub answers: Vec<(IpAddr, Answerer, Span)>,
     /// Who claimed a service address last while this node served, and how long ago.
     pub conflict: Option<(IpAddr, Mac, Span)>,
-    pub rejected: (Rejected, Option<Reject>),
+    pub rejected: Rejected,
+    /// Why the last frame that could not be read was that.
+    pub last_unreadable: String,
     pub own_macs: Vec<Mac>,
     /// How late the thread came round, since the start.
     pub lateness: Lateness,

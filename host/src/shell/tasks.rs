@@ -1,4 +1,4 @@
-//! The part of the daemon that runs on tokio: control socket, status, checks, references, orders,
+//! The part of the daemon that runs on tokio: control socket, status, checks, references, facts, orders,
 //! signals.
 
 use super::inbox::Mail;
@@ -23,7 +23,7 @@ use tokio::sync::{Notify, mpsc};
 
 /// The status is made anew at least this often while somebody may read it.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(1_000);
-/// Ages of checks and references are told anew this often.
+/// Ages of checks, references and facts are told anew this often.
 const AGES_INTERVAL: Duration = Duration::from_millis(1_000);
 /// The watch of addresses is started again after this, should it fail.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);
@@ -158,6 +158,13 @@ impl Told {
         let shelf = publisher.shelf.lock().expect("no holder panics").clone();
         let license =
             publisher.judgment.lock().expect("no holder panics").policy.1.digest().to_owned();
+        // Facts and databases in turns: there is not room for both in every frame.
+        let has_facts = !publisher.config.facts.is_empty();
+        let data = match (has_facts, self.turn % 2) {
+            (false, _) => publisher.data.reports(self.turn),
+            (true, 0) => publisher.data.reports(self.turn / 2),
+            (true, _) => None,
+        };
         let about = About {
             policies: digests(&shelf, &license),
             macs: snapshot.own_macs.concat(),
@@ -166,10 +173,10 @@ impl Told {
             license: super::situation::standing_number(seen.license),
             checks: seen.checks,
             targets: seen.targets,
-            facts: Some(seen.facts).filter(|facts| !facts.is_empty()),
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
-            data: publisher.data.reports(self.turn),
+            facts: (has_facts && data.is_none()).then_some(seen.facts),
+            data,
             ..self.about.clone()
         };
         let fit = seen.service_network != Health::Failed
@@ -191,33 +198,29 @@ impl Told {
 
 /// Without what changes by itself.
 fn settled(about: &About) -> About {
-    let mut settled = About { in_role_ms: 0, stall_max_ms: 0, data: None, ..about.clone() };
+    let mut settled =
+        About { in_role_ms: 0, stall_max_ms: 0, data: None, facts: None, ..about.clone() };
     for check in &mut settled.checks {
         (check.since_ms, check.age_ms) = (0, 0);
     }
     for target in &mut settled.targets {
         target.age_ms = 0;
     }
-    for fact in settled.facts.iter_mut().flatten() {
-        fact.age_ms = 0;
-    }
     settled
 }
 
 fn spawn_evidence(publisher: &Publisher, running: &Running, reporter: &Reporter) {
-    for (index, check) in publisher.config.checks.iter().enumerate() {
+    let changed = || {
         let outbox = running.outbox.clone();
-        let changed = move || {
+        move || {
             outbox.event(Event::EvidenceChanged);
-        };
-        tokio::spawn(run_checks(publisher.evidence.clone(), index, check.clone(), changed));
+        }
+    };
+    for (index, check) in publisher.config.checks.iter().enumerate() {
+        tokio::spawn(run_checks(publisher.evidence.clone(), index, check.clone(), changed()));
     }
     for (index, fact) in publisher.config.facts.iter().enumerate() {
-        let outbox = running.outbox.clone();
-        let changed = move || {
-            outbox.event(Event::EvidenceChanged);
-        };
-        tokio::spawn(run_facts(publisher.evidence.clone(), index, fact.clone(), changed));
+        tokio::spawn(run_facts(publisher.evidence.clone(), index, fact.clone(), changed()));
     }
     for (index, reference) in publisher.config.references.iter().enumerate() {
         let outbox = running.outbox.clone();

@@ -9,7 +9,7 @@ use crate::{CONDITION_RECHECK_MS, damped, no_taker};
 /// How soon to look again for a window.
 const WINDOW_RECHECK_MS: u32 = 30_000;
 /// How soon to look again for an idle moment, which may be short.
-const IDLE_RECHECK_MS: u32 = 5_000;
+const IDLE_RECHECK_MS: u32 = 10_000;
 
 /// A healthy primary looks whether the preferred node should have the service.
 pub(crate) fn review(situation: &Situation, peer: &Node, given: &Given<Settings>) -> Verdict {
@@ -75,6 +75,9 @@ fn outside(wall: &Wall, from: &str, to: &str, weekdays: &[u8]) -> Option<String>
 /// Why the site is not idle.
 fn busy(me: &Node, fact: &str, max: i64) -> Option<String> {
     match me.number(fact) {
+        None if me.facts.iter().any(|known| known.name == fact) => {
+            Some(format!("failback waits: the fact {fact} is not a whole number"))
+        }
         None => Some(format!("failback waits: the fact {fact} is not known")),
         Some(number) if number > max => Some(format!("failback waits: {fact} is {number}")),
         Some(_) => None,

@@ -197,6 +197,8 @@ fn fails_back_as_configured() {
     check_with(calls(2), idle, Wall::default(), "hand-over", "nb");
     check_with(calls(3), idle, Wall::default(), "hold", "site.active-calls is 3");
     check_with(back(), idle, Wall::default(), "hold", "not known");
+    let yes = back().me(|me| me.facts.push(flag("site.active-calls", true)));
+    check_with(yes, idle, Wall::default(), "hold", "not a whole number");
 }
 
 #[test]

@@ -39,14 +39,14 @@ impl Reader<'_> {
         let allowed =
             |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ['-', '.'].contains(&c);
         let fits = name.strip_prefix(prefix).is_some_and(|rest| {
-            (1..=defaults::NAME_CHARS_MAX).contains(&rest.len()) && rest.chars().all(allowed)
+            (1..=defaults::FACT_CHARS_MAX).contains(&rest.len()) && rest.chars().all(allowed)
         });
         if fits {
             return Ok(name.clone());
         }
         let text = format!(
             "fact.name = {name:?}: write {prefix} and then 1 to {} of a-z, 0-9, - and .",
-            defaults::NAME_CHARS_MAX
+            defaults::FACT_CHARS_MAX
         );
         Err(self.source.error(given.span(), text))
     }
