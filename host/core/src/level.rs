@@ -91,3 +91,57 @@ impl Level {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A primary with everything.
+    const WHOLE: Facts = Facts {
+        serves: true,
+        formed: true,
+        maintenance: false,
+        heir_eligible: true,
+        heir_synced: true,
+        peer_heard: true,
+        peer_serves: false,
+        leased_by_peer: true,
+        links_live: 2,
+        arbiter: None,
+        arbiter_at_peer: true,
+    };
+
+    #[test]
+    fn the_level_says_what_a_cut_may_cost() {
+        use Disarmed::*;
+        let standby = Facts { serves: false, peer_serves: true, leased_by_peer: false, ..WHOLE };
+        let asked = |standing| Facts { arbiter: Some(standing), ..WHOLE };
+        let table = [
+            (WHOLE, Level::Paired),
+            (standby, Level::Paired),
+            (Facts { links_live: 1, ..WHOLE }, Level::EvidenceOnly),
+            (Facts { links_live: 1, ..standby }, Level::EvidenceOnly),
+            (Facts { leased_by_peer: false, ..WHOLE }, Level::Alone),
+            (Facts { peer_heard: false, peer_serves: false, ..standby }, Level::Alone),
+            (Facts { formed: false, ..WHOLE }, Level::Disarmed(NotFormed)),
+            (Facts { peer_serves: false, ..standby }, Level::Disarmed(NoPrimary)),
+            (Facts { maintenance: true, ..WHOLE }, Level::Disarmed(Maintenance)),
+            (Facts { heir_synced: false, ..standby }, Level::Disarmed(NotSynced)),
+            (Facts { heir_eligible: false, ..WHOLE }, Level::Disarmed(NotEligible)),
+            (asked(Standing::Ready), Level::Arbitrated),
+            (Facts { links_live: 1, ..asked(Standing::Ready) }, Level::Arbitrated),
+            (asked(Standing::Away), Level::Disarmed(ArbiterAway)),
+            // Said beforehand, while both nodes are well.
+            (asked(Standing::Slow), Level::Disarmed(ArbiterSlow)),
+            (asked(Standing::NoRegister), Level::Disarmed(NoRegister)),
+            (
+                Facts { arbiter_at_peer: false, ..asked(Standing::Ready) },
+                Level::Disarmed(ArbiterAwayFromPeer),
+            ),
+            (Facts { arbiter: Some(Standing::Slow), ..standby }, Level::Disarmed(ArbiterSlow)),
+        ];
+        for (facts, level) in table {
+            assert_eq!(Level::of(facts), level, "{facts:?}");
+        }
+    }
+}

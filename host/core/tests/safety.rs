@@ -899,3 +899,27 @@ fn a_claim_ends_when_the_register_says_that_something_is_missing() {
         assert_eq!(one.look().iter().any(swaps), peer_synced);
     }
 }
+
+/// `pace`: while answers are missing beats get denser, so that a lossy link does not look like a
+/// dead peer; and no longer than that.
+#[test]
+fn beats_get_denser_while_answers_are_missing() {
+    let mut one = One::primary();
+    let answered = |one: &mut One, rounds: u64| {
+        let before = one.said.unwrap().n;
+        for _ in 0..rounds {
+            one.run(BEAT_MS);
+            one.hears(|beat| grants(beat, 12));
+        }
+        one.said.unwrap().n - before
+    };
+    answered(&mut one, 4);
+    assert!((9..=11).contains(&answered(&mut one, 10)));
+    let before = one.said.unwrap().n;
+    one.run(4 * BEAT_MS);
+    let alone = one.said.unwrap().n - before;
+    assert!(alone >= 12, "{alone} beats in {} ms without an answer", 4 * BEAT_MS);
+    assert_eq!(one.role(), Role::Primary);
+    answered(&mut one, 2);
+    assert!((9..=11).contains(&answered(&mut one, 10)), "denser than needed");
+}

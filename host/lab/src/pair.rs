@@ -532,8 +532,7 @@ fn configuration(node: Node, home: &Path, id: &str, options: &PairOptions) -> St
     }
     for vip in &options.vips {
         let (address, interface) = vip.split_once('@').unwrap_or((vip, "eth0"));
-        let _ =
-            write!(text, "\n[[vip]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n");
+        let _ = write!(text, "\n[[vip]]\naddress = \"{address}\"\ninterface = \"{interface}\"\n");
     }
     if options.reference {
         let _ = write!(

@@ -45,14 +45,9 @@ impl Components {
     /// # Errors
     /// When no engine starts, or the load gate refuses a component.
     pub fn new(site: Option<&[u8]>, settings: &str) -> Result<Components, ComponentError> {
-        let engine = Engine::new(Limits::default())
-            .map_err(|error| ComponentError::Engine(error.to_string()))?;
-        let load = |kind, component: &[u8], settings: &str| {
-            let options = GateOptions::default();
-            engine
-                .load(kind, component, settings, &options, &Compile::InProcess)
-                .map_err(ComponentError::Load)
-        };
+        let engine = engine()?;
+        let load =
+            |kind, component: &[u8], settings: &str| load(&engine, kind, component, settings);
         let own = if site.is_some() { "{}" } else { settings };
         Ok(Components {
             site: site.map(|site| load(Kind::Failover, site, settings)).transpose()?,
@@ -62,6 +57,35 @@ impl Components {
             licenses_off: load(Kind::License, staffetta_bundle::LICENSE, "{}")?,
         })
     }
+
+    /// The same with another split-brain policy, or with the built-in one under other settings.
+    ///
+    /// # Errors
+    /// As [`Components::new`].
+    pub fn with_split_brain(
+        self,
+        site: Option<&[u8]>,
+        settings: &str,
+    ) -> Result<Components, ComponentError> {
+        let component = site.unwrap_or(staffetta_bundle::SPLIT_BRAIN);
+        let split_brain = load(&engine()?, Kind::SplitBrain, component, settings)?;
+        Ok(Components { split_brain, ..self })
+    }
+}
+
+fn engine() -> Result<Engine, ComponentError> {
+    Engine::new(Limits::default()).map_err(|error| ComponentError::Engine(error.to_string()))
+}
+
+fn load(
+    engine: &Engine,
+    kind: Kind,
+    component: &[u8],
+    settings: &str,
+) -> Result<Policy, ComponentError> {
+    engine
+        .load(kind, component, settings, &GateOptions::default(), &Compile::InProcess)
+        .map_err(ComponentError::Load)
 }
 
 fn context(policy: &Policy, memory: Option<&str>, wall: &Wall) -> Context {

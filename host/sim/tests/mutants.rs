@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Crates that a variant is built from.
-const CRATES: [&str; 9] = [
+const CRATES: [&str; 10] = [
     "host/core",
     "host/policy",
     "host/sim",
@@ -20,6 +20,7 @@ const CRATES: [&str; 9] = [
     "policies/license",
     "policies/split-brain",
     "sdk",
+    "examples/policies/business-hours",
 ];
 const MUTANTS_MIN: usize = 20;
 /// Seeds that a mutant may survive.

@@ -64,20 +64,27 @@ fn pair(config: Option<&Config>, profile: Option<TimingProfile>) -> Result<Pair,
     })
 }
 
-/// The policy named on the command line, else the configured one, else the built-in one; each with
-/// the settings of the configuration.
+/// The failover policy named on the command line, else the configured one, else the built-in one,
+/// and the split-brain policy likewise; each with the settings of the configuration. Licenses are
+/// the simulator's own, some of which end, so the built-in policy judges them.
 fn policies(config: Option<&Config>, flags: &SimulateFlags) -> Result<Components, Failure> {
+    let read = |file: &Path| {
+        std::fs::read(file)
+            .with_context(|| format!("policy {} (is the path right?)", file.display()))
+            .map_err(Failure::Failed)
+    };
     let section = config.map(|config| &config.policies.failover);
-    let file = flags.policy.clone().or_else(|| section.and_then(|section| section.file.clone()));
     let settings = section.map_or_else(|| json!({}), |section| json!(section.settings));
-    let site = file
-        .map(|file| {
-            std::fs::read(&file)
-                .with_context(|| format!("policy {} (is the path right?)", file.display()))
-        })
-        .transpose()
-        .map_err(Failure::Failed)?;
-    Components::new(site.as_deref(), &settings.to_string()).map_err(Failure::of)
+    let configured = section.and_then(|section| section.file.as_deref());
+    let site = flags.policy.as_deref().or(configured).map(read).transpose()?;
+    let components =
+        Components::new(site.as_deref(), &settings.to_string()).map_err(Failure::of)?;
+    let Some(section) = config.map(|config| &config.policies.split_brain) else {
+        return Ok(components);
+    };
+    let site = section.file.as_deref().map(read).transpose()?;
+    let settings = json!(section.settings).to_string();
+    components.with_split_brain(site.as_deref(), &settings).map_err(Failure::of)
 }
 
 fn replay(context: &Context, pair: &Pair, file: &Path, policies: &mut Components) -> Outcome {
@@ -289,3 +296,7 @@ fn cpu_us() -> u64 {
     assert_eq!(status, 0, "every Linux has the clock of a process");
     time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
 }
+
+#[cfg(test)]
+#[path = "simulate_tests.rs"]
+mod tests;

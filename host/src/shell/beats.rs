@@ -11,8 +11,10 @@
 //! After each input its effects are carried out; what an effect answers at once is an input of the
 //! same turn.
 
+mod announce;
 mod gate;
 
+use self::announce::Announcements;
 use super::arbitrate::Requests;
 use super::clock::Clock;
 use super::data::DataLink;
@@ -34,12 +36,6 @@ use std::time::{Duration, Instant};
 const ABOUT_INTERVAL: Span = Span::ms(500);
 /// The license document is told this often.
 const LICENSE_INTERVAL: Span = Span::ms(5_000);
-/// Announcements after a claim or a conflict, beside the one at once.
-const BURST_MS: [u64; 7] = [20, 50, 100, 250, 500, 1_000, 2_000];
-/// Announcements while nothing happens: switches and phones forget.
-const REFRESH: Span = Span::ms(30_000);
-/// A stranger that claims the VIP is answered at most this often (RFC 5227 §2.4).
-const DEFEND_INTERVAL: Span = Span::ms(1_000);
 /// A release that the kernel refused is tried again after this.
 const RELEASE_AGAIN: Span = Span::ms(20);
 /// The board is updated at most this often unless something changed.
@@ -78,20 +74,6 @@ struct Ready {
     links: bool,
     kernel: bool,
     mail: bool,
-}
-
-/// Announcements that are still due.
-#[derive(Debug, Default)]
-struct Announcements {
-    due: VecDeque<Mono>,
-    defended: Option<Mono>,
-}
-
-impl Announcements {
-    fn burst(&mut self, now: Mono) {
-        self.due = BURST_MS.iter().map(|ms| now + Span::ms(*ms)).collect();
-        self.due.push_back(now + REFRESH);
-    }
 }
 
 pub(crate) struct Beats {
@@ -216,8 +198,7 @@ impl Beats {
 
     fn next_due(&self) -> Mono {
         let mut due = self.parts.node.deadline().unwrap_or(Mono::NEVER);
-        let announce = self.announcements.due.front().copied();
-        for at in [announce, self.release_again].into_iter().flatten() {
+        for at in [self.announcements.next(), self.release_again].into_iter().flatten() {
             due = due.min(at);
         }
         due
@@ -290,13 +271,10 @@ impl Beats {
             KernelEvent::Conflict { vip, mac, .. } => {
                 let now = self.parts.clock.now();
                 self.conflict = Some((*vip, *mac, now));
-                let again = self.announcements.defended;
-                if again.is_some_and(|at| now.since(at) < DEFEND_INTERVAL) {
+                if !self.announcements.defend(now) {
                     return;
                 }
-                self.announcements.defended = Some(now);
                 self.parts.kernel.announce();
-                self.announcements.burst(now);
             }
             KernelEvent::AddressLost { .. } | KernelEvent::LinkUp { .. } => {
                 let now = self.parts.clock.now();
@@ -368,16 +346,8 @@ impl Beats {
             self.minute_at = Some(now + MINUTE);
             self.parts.reporter.say(Report::Minutes(self.parts.links.take_minutes()));
         }
-        if self.announcements.due.front().is_some_and(|at| *at <= now) {
-            self.announcements.due.pop_front();
-            if !self.parts.kernel.held() {
-                self.announcements.due.clear();
-                return;
-            }
+        if self.announcements.take(now, self.parts.kernel.held()) {
             self.parts.kernel.announce();
-            if self.announcements.due.is_empty() {
-                self.announcements.due.push_back(now + REFRESH);
-            }
         }
     }
 

@@ -89,7 +89,7 @@ impl Beats {
 
     pub(super) fn release(&mut self) {
         let now = self.parts.clock.now();
-        self.announcements.due.clear();
+        self.announcements.end();
         match self.parts.kernel.release() {
             Ok(()) => {
                 let again = self.release_again.take().is_some();
