@@ -1,5 +1,8 @@
 //! Daemons that die, hang, are stopped and come back.
 
+use std::net::{IpAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions, Space};
 use staffetta_tests::{Case, NO_GAP_MS, Serves, check, kill, start, world};
@@ -140,8 +143,19 @@ fn told(space: &Space, key: &str, args: &[&str]) -> Result<String> {
 fn answerer(space: &Space, interface: &str, address: &str) -> Result<String> {
     // What was known before counts for nothing.
     space.ip(&format!("neighbor flush dev {interface}"))?;
-    space.output("ping", &["-n", "-c", "1", "-W", "2", address])?;
-    told(space, "lladdr", &["neighbor", "show", address, "dev", interface])
+    let to: IpAddr = address.parse()?;
+    let end = Instant::now() + Duration::from_secs(3);
+    loop {
+        // Whatever is sent makes the kernel ask who has the address.
+        space.run(move || {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            UdpSocket::bind(any)?.send_to(b"?", (to, 9))
+        })?;
+        match told(space, "lladdr", &["neighbor", "show", address, "dev", interface]) {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(50)),
+            result => return result,
+        }
+    }
 }
 
 /// Who answers on each of the addresses, asked from beside it: both families, two interfaces.
@@ -172,7 +186,6 @@ fn every_address_moves_of_both_families_and_on_every_interface() {
                 heartbeat_link: true,
                 ..PairOptions::default()
             },
-            prepare: |pair| pair.lab().client().ip("address add fd77::100/64 dev eth0"),
             act: |pair, node| {
                 all_answered_by(pair, node)?;
                 kill(pair, node)

@@ -397,3 +397,49 @@ fn the_meter_measures_loss_and_round_trips() {
     assert_eq!((minute.sent, minute.received), (200, 150));
     assert_eq!(ours.take_minute().sent, 0);
 }
+
+#[test]
+fn what_is_refused_is_counted_by_its_reason() {
+    let secret = Secret([7; 32]);
+    let bind = || UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (peer, local) = (bind(), bind().local_addr().unwrap());
+    peer.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+    let config =
+        LinkConfig { name: "lan".into(), local, peer: peer.local_addr().unwrap(), wan: false };
+    let mut links = Links::open(&[config], Side::A, CLUSTER, &secret, 0xAAAA).unwrap();
+    let mut now = Mono(1_000_000_000);
+    let mut takes = |links: &mut Links| {
+        now = now + Span::ms(2_000);
+        let mut out = Vec::new();
+        links.receive(now, &mut out);
+        out.len()
+    };
+    let future = [&b"ST\x09"[..], &[0; 80]].concat();
+    for datagram in [&b"noise"[..], &[0x55; 900], &future] {
+        peer.send_to(datagram, local).unwrap();
+    }
+    bind().send_to(&future, local).unwrap();
+    assert_eq!(takes(&mut links), 0);
+    let wanted = Rejected { foreign: 2, other_version: 2, version_seen: 9, ..Rejected::default() };
+    assert_eq!((links.rejected(), links.last_unreadable()), (wanted, ""));
+
+    // The peer is genuine, but says what this version cannot read; then what it can.
+    let mut session = Session::new(Side::B, CLUSTER, &secret, 0xBBBB);
+    let mut say = |links: &mut Links, bytes: &[u8]| {
+        for datagram in session.seal(bytes).into_iter().flatten() {
+            peer.send_to(&datagram, local).unwrap();
+        }
+        let taken = takes(links);
+        let mut answer = [0; 2_048];
+        if let Ok(len) = peer.recv(&mut answer) {
+            let _hello = session.open(Mono(1), &mut answer[..len]);
+        }
+        taken
+    };
+    while links.rejected().unreadable == 0 {
+        assert_eq!(say(&mut links, b"words"), 0);
+    }
+    assert!(links.last_unreadable().starts_with("not a frame of this version"));
+    let frame = frame::encode(&beat(0xBBBB), Stamp::default(), None, None);
+    assert_eq!(say(&mut links, &frame), 1, "nothing is lost by it");
+}
