@@ -350,10 +350,6 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
     let mut about = wire.about;
     if let Some(about) = &mut about {
         check_about(about)?;
-        if let Some(facts) = &mut about.facts {
-            facts.retain(is_fact);
-            facts.truncate(REPORTS_MAX);
-        }
     }
     if wire.license.as_ref().is_some_and(|l| l.len() > LICENSE_BYTES_MAX) {
         return Err(FrameError::TooLong { what: "license", max: LICENSE_BYTES_MAX });
@@ -390,7 +386,12 @@ const EPOCH_MAX: u64 = 1 << 62;
 /// configuration allows, twice.
 const PROMISE_MS_MAX: u64 = 120_000;
 
-fn check_about(about: &About) -> Result<(), FrameError> {
+/// Refuses what no version sends; passes over facts of a kind that this one does not know.
+fn check_about(about: &mut About) -> Result<(), FrameError> {
+    if let Some(facts) = &mut about.facts {
+        facts.retain(is_fact);
+        facts.truncate(REPORTS_MAX);
+    }
     let texts = about
         .checks
         .iter()

@@ -1,5 +1,5 @@
-//! The part of the daemon that runs on tokio: control socket, status, checks, references, facts, orders,
-//! signals.
+//! The part of the daemon that runs on tokio: control socket, status, checks, references, facts,
+//! orders, signals.
 
 use super::inbox::Mail;
 use super::margins::Margins;

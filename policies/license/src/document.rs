@@ -60,8 +60,9 @@ pub fn read(bytes: &[u8], trusted_keys: &[String]) -> Result<License, String> {
     let signature = Signature::from_bytes(&signature);
     let signed = |key: &VerifyingKey| key.verify_strict(&payload, &signature).is_ok();
     if !trusted_keys.iter().filter_map(|text| key(text)).any(|key| signed(&key)) {
-        return Err("it is not signed by a trusted key: ask the vendor for a new one, or add the key to \
-                    license.trusted_keys".to_string());
+        let why = "it is not signed by a trusted key: ask the vendor for a new one, or add the key \
+                   to license.trusted_keys";
+        return Err(why.to_string());
     }
     serde_json::from_slice(&payload)
         .map_err(|error| format!("its payload is not a license ({error})"))

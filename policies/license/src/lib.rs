@@ -93,8 +93,10 @@ fn in_term(holder: &Holder, license: &License, now_s: i64) -> (Standing, String)
     let node = &holder.node;
     let id = &license.license_id;
     if !license.is_for(&holder.identity) {
-        let why = format!("license {id} was not issued for {node}: its identity is not in it; ask for one \
-             for the identity that `staffetta identity` prints");
+        let why = format!(
+            "license {id} was not issued for {node}: its identity is not in it; ask for one for \
+             the identity that `staffetta identity` prints"
+        );
         return (Standing::Invalid, why);
     }
     if now_s < license.not_before_s {

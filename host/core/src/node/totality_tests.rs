@@ -1,7 +1,7 @@
 //! Every state meets every event, and what comes of it is written down in `totality.txt`, cell by
 //! cell: the next state, or `-` where the event is refused and nothing moves. A new state or event
-//! does not compile without a name here, and fails without its place in the lists and its rows. `REWRITE=1 cargo test -p
-//! staffetta-core --lib` writes the table anew: read the difference.
+//! does not compile without a name here, and fails without its place in the lists and its rows.
+//! `REWRITE=1 cargo test -p staffetta-core --lib` writes the table anew: read the difference.
 
 use super::*;
 use crate::beat::{Claim, Hand, PeerRole};
