@@ -139,12 +139,13 @@ fn told(space: &Space, key: &str, args: &[&str]) -> Result<String> {
     Ok(words.nth(1).with_context(|| format!("no {key}: {text}"))?.to_owned())
 }
 
-/// The link-layer address that answers for an address, as a machine beside it learns it.
+/// The link-layer address that answers for an address, as a machine beside it learns it; a node
+/// that was killed keeps the address to itself until its lifetime ends.
 fn answerer(space: &Space, interface: &str, address: &str) -> Result<String> {
     // What was known before counts for nothing.
     space.ip(&format!("neighbor flush dev {interface}"))?;
     let to: IpAddr = address.parse()?;
-    let end = Instant::now() + Duration::from_secs(3);
+    let end = Instant::now() + Duration::from_secs(10);
     loop {
         // Whatever is sent makes the kernel ask who has the address.
         space.run(move || {

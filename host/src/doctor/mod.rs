@@ -139,7 +139,7 @@ fn nonlocal_bind(found: &mut Findings) {
     } else {
         let text = format!(
             "{} is 1: services may bind to a service address that is not here; what they send \
-             from it the nftables gate drops",
+             from it the nftables gate drops, address lifetimes alone do not",
             on.join(" and ")
         );
         found.ok("nonlocal bind", text);

@@ -8,7 +8,7 @@ use crate::config::FactConfig;
 use crate::link::FACT_TEXT_BYTES_MAX;
 use staffetta_policy::types::Value;
 use std::time::Instant;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 /// Longest output that is looked at.
 const OUTPUT_BYTES_MAX: usize = 256;
@@ -24,7 +24,16 @@ pub(crate) async fn run_facts(
     let mut every = interval(config.interval);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        every.tick().await;
+        let ends = evidence.fact_ends(index);
+        tokio::select! {
+            _ = every.tick() => {}
+            () = sleep_until(ends.unwrap_or_else(Instant::now).into()), if ends.is_some() => {
+                if evidence.fact_ended(index) {
+                    changed();
+                }
+                continue;
+            }
+        }
         let began = Instant::now();
         let printed = program::run(&config.exec, config.timeout, Some(OUTPUT_BYTES_MAX)).await;
         let found = printed.and_then(|printed| value(&config.exec[0], &printed));
@@ -93,12 +102,17 @@ mod tests {
         assert!(evidence.fact(0, ago(14), Ok(Value::Number(0))));
         assert!(!evidence.fact(0, ago(9), failed()), "the last value stays");
         let seen = evidence.seen().facts.remove(0);
-        assert_eq!((seen.number, seen.age_ms / 100), (Some(0), 140));
-        assert_eq!(seen.valid_ms / 100, 9, "{seen:?}");
+        assert_eq!(seen.number, Some(0));
+        assert!((14_000..15_000).contains(&seen.age_ms), "{seen:?}");
+        // Each is rounded down.
+        assert!((14_999..=15_000).contains(&(seen.age_ms + seen.valid_ms)), "{seen:?}");
         // Whether a run ended or not: what is too old is not known.
         evidence.lock().facts[0].found = Some((Value::Number(0), ago(15)));
         assert!(evidence.seen().facts.is_empty());
-        assert!(evidence.fact(0, ago(0), failed()), "policies are asked without it");
+        assert!(evidence.fact_ends(0).is_some_and(|ends| ends <= Instant::now()));
+        assert!(evidence.fact_ended(0), "policies are asked without it");
+        assert!(!evidence.fact(0, ago(0), failed()), "they know");
+        assert_eq!(evidence.fact_ends(0), None);
         evidence.lock().facts[0].since = ago(15);
         assert_eq!(evidence.unknown(), [("site.calls".into(), "calls ends with 1".into())]);
     }

@@ -18,8 +18,9 @@ pub(crate) use checks::run_checks;
 pub(crate) use facts::run_facts;
 pub(crate) use references::run_references;
 
-/// A fact is known for this many intervals without a new value.
+/// A fact is known for this many intervals without a new value, and never for less than that time.
 const RUNS_KEPT: u32 = 3;
+const KEPT_MIN: Duration = Duration::from_secs(10);
 
 /// State of one check.
 #[derive(Debug, Clone)]
@@ -61,6 +62,16 @@ impl FactState {
         let (value, at) = self.found.as_ref()?;
         let age = now.saturating_duration_since(*at);
         (age < self.keep).then_some((value, age))
+    }
+
+    /// Notes what is known now; true when policies should be asked about the difference.
+    fn look(&mut self) -> bool {
+        let known = self.known(Instant::now()).map(|(value, _)| value.clone());
+        let before = std::mem::replace(&mut self.told, known);
+        match (&before, &self.told) {
+            (Some(Value::Flag(before)), Some(Value::Flag(now))) => before != now,
+            (before, now) => before.is_some() != now.is_some(),
+        }
     }
 
     fn report(&self, now: Instant) -> Option<FactReport> {
@@ -130,7 +141,7 @@ impl Evidence {
                 .iter()
                 .map(|fact| FactState {
                     name: fact.name.clone(),
-                    keep: fact.interval * RUNS_KEPT,
+                    keep: (fact.interval * RUNS_KEPT).max(KEPT_MIN),
                     found: None,
                     told: None,
                     why: "its program is not done yet".into(),
@@ -169,18 +180,23 @@ impl Evidence {
     /// fact became known or unknown, or a flag changed. Without a new value the old one stays, and
     /// ages.
     pub(crate) fn fact(&self, index: usize, began: Instant, found: Result<Value, String>) -> bool {
-        let mut store = self.lock();
-        let fact = &mut store.facts[index];
+        let fact = &mut self.lock().facts[index];
         match found {
             Ok(value) => fact.found = Some((value, began)),
             Err(why) => fact.why = why,
         }
-        let known = fact.known(Instant::now()).map(|(value, _)| value.clone());
-        let before = std::mem::replace(&mut fact.told, known);
-        match (&before, &fact.told) {
-            (Some(Value::Flag(before)), Some(Value::Flag(now))) => before != now,
-            (before, now) => before.is_some() != now.is_some(),
-        }
+        fact.look()
+    }
+
+    /// When the fact will no longer be known; none while it is not known.
+    pub(crate) fn fact_ends(&self, index: usize) -> Option<Instant> {
+        let fact = &self.lock().facts[index];
+        fact.told.as_ref().and(fact.found.as_ref()).map(|(_, at)| *at + fact.keep)
+    }
+
+    /// True when the fact is no longer known by now, and was.
+    pub(crate) fn fact_ended(&self, index: usize) -> bool {
+        self.lock().facts[index].look()
     }
 
     /// True when the service network changed.

@@ -73,7 +73,7 @@ pub struct TargetReport {
 }
 
 /// One fact of the site as its node found it. One of the values is there; none where a later
-/// version tells of what this one does not know. The longest one takes 71 bytes of a frame.
+/// version tells of what this one does not know. The longest one takes 78 bytes of a frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct FactReport {
     /// Name in the configuration.

@@ -292,6 +292,72 @@ fn what_does_not_fit_is_left_out_report_by_report() {
     assert_eq!(told.checks[..], long.checks[..told.checks.len()], "the first ones are told");
 }
 
+#[test]
+fn facts_of_other_kinds_are_passed_over_and_all_others_age() {
+    let fact = |name: &str| FactReport {
+        name: name.into(),
+        age_ms: 100,
+        valid_ms: 500,
+        flag: Some(true),
+        ..FactReport::default()
+    };
+    let strange = [
+        fact("host.was-primary"),
+        fact(&format!("site.{}", "x".repeat(60))),
+        FactReport { flag: None, ..fact("site.later") },
+        FactReport { number: Some(3), ..fact("site.both") },
+        FactReport { flag: None, text: Some("x".repeat(33)), ..fact("site.long") },
+    ];
+    let told = About {
+        facts: Some(strange.into_iter().chain([fact("site.power")]).collect()),
+        ..About::default()
+    };
+    let bytes = frame::encode(&beat(5), Stamp::default(), Some(&told), None);
+    let got = frame::decode(5, &bytes).unwrap().about.unwrap();
+    assert_eq!(got.facts, Some(vec![fact("site.power")]));
+    let later = fact("site.power").later(499).unwrap();
+    assert_eq!((later.age_ms, later.valid_ms), (599, 1));
+    assert_eq!(later.later(1), None, "nobody renewed it");
+}
+
+#[test]
+fn there_is_room_for_all_references_and_all_facts_or_the_databases_of_a_turn() {
+    use crate::config::defaults::{FACT_CHARS_MAX, FACTS_MAX, REFERENCES_MAX};
+    let name = |n: usize| format!("{n:->31}");
+    let full = About {
+        checks: vec![CheckReport { name: name(0), ..about().checks.remove(0) }; REPORTS_MAX],
+        targets: (0..REFERENCES_MAX)
+            .map(|n| TargetReport { name: name(n), reachable: Some(true), age_ms: u32::MAX })
+            .collect(),
+        macs: vec![3; 96],
+        ..about()
+    };
+    let fact = FactReport {
+        name: format!("site.{}", "x".repeat(FACT_CHARS_MAX)),
+        age_ms: u32::MAX,
+        valid_ms: u32::MAX,
+        text: Some("x".repeat(FACT_TEXT_BYTES_MAX)),
+        ..FactReport::default()
+    };
+    let facts = Some(vec![fact; FACTS_MAX]);
+    let report = DataReport {
+        id: u64::MAX,
+        epoch: u64::from(u32::MAX),
+        txid: u64::from(u32::MAX),
+        copy: 3,
+        behind: u64::from(u32::MAX),
+    };
+    let data = Some(vec![report; DATA_REPORTS_MAX]);
+    for told in
+        [About { facts, data: None, ..full.clone() }, About { facts: None, data, ..full.clone() }]
+    {
+        let bytes = frame::encode(&beat(5), Stamp::default(), Some(&told), None);
+        let got = frame::decode(5, &bytes).unwrap().about.expect("it is told");
+        assert_eq!((&got.facts, &got.data), (&told.facts, &told.data));
+        assert_eq!(got.targets, told.targets);
+    }
+}
+
 /// Frames of version 0.1.0, as they went over the wire: a later version must still read them.
 const FIXTURES: &str = include_str!("frames-0.1.0.txt");
 
@@ -436,7 +502,7 @@ fn what_is_refused_is_counted_by_its_reason() {
         }
         taken
     };
-    while links.rejected().unreadable == 0 {
+    for _ in 0..20 {
         assert_eq!(say(&mut links, b"words"), 0);
     }
     assert!(links.last_unreadable().starts_with("not a frame of this version"));

@@ -86,6 +86,7 @@ pub(crate) struct Beats {
     release_again: Option<Mono>,
     order: Option<OrderReply>,
     about_at: Mono,
+    about_made: Mono,
     license: Option<Vec<u8>>,
     license_at: Mono,
     peer: Option<(About, Mono)>,
@@ -115,6 +116,7 @@ impl Beats {
             release_again: None,
             order: None,
             about_at: Mono::ZERO,
+            about_made: Mono::ZERO,
             license: None,
             license_at: Mono::ZERO,
             peer: None,
@@ -218,9 +220,7 @@ impl Beats {
     fn hear(&mut self, now: Mono, frame: Received) {
         if let Some(mut about) = frame.about {
             if let (None, Some((old, at))) = (&about.facts, &self.peer) {
-                let ms = u32::try_from(now.since(*at).as_ms()).unwrap_or(u32::MAX);
-                let known = old.facts.iter().flatten().filter_map(|fact| fact.later(ms));
-                about.facts = Some(known.collect());
+                about.facts = later(old, now.since(*at)).facts;
             }
             if self.peer.as_ref().is_none_or(|(old, _)| old.macs != about.macs) {
                 let macs = about.macs.chunks_exact(6);
@@ -315,6 +315,7 @@ impl Beats {
             }
             Mail::About(about, news) => {
                 self.parts.about = *about;
+                self.about_made = self.parts.clock.now();
                 if news {
                     self.about_at = Mono::ZERO;
                 }
@@ -423,10 +424,12 @@ impl Beats {
 
     fn send(&mut self, beat: &staffetta_core::Beat) {
         let now = self.parts.clock.now();
-        let about = (now.since(self.about_at) >= ABOUT_INTERVAL).then_some(&self.parts.about);
-        if about.is_some() {
+        let about_due = now.since(self.about_at) >= ABOUT_INTERVAL;
+        if about_due {
             self.about_at = now;
         }
+        let about = about_due.then(|| later(&self.parts.about, now.since(self.about_made)));
+        let about = about.as_ref();
         let license_due = about.is_none() && now.since(self.license_at) >= LICENSE_INTERVAL;
         let license = self.license.as_deref().filter(|_| license_due);
         if license.is_some() {
@@ -472,4 +475,21 @@ impl Beats {
 
 fn duration(span: Span) -> Duration {
     Duration::from_nanos(span.0)
+}
+
+/// What a node said of itself, some time later: what has an age is older, and some facts are no
+/// longer known.
+fn later(about: &About, span: Span) -> About {
+    let ms = u32::try_from(span.as_ms()).unwrap_or(u32::MAX);
+    let mut about = about.clone();
+    for check in &mut about.checks {
+        check.since_ms = check.since_ms.saturating_add(ms);
+        check.age_ms = check.age_ms.saturating_add(ms);
+    }
+    for target in &mut about.targets {
+        target.age_ms = target.age_ms.saturating_add(ms);
+    }
+    about.in_role_ms = about.in_role_ms.saturating_add(ms);
+    about.facts = about.facts.map(|facts| facts.iter().filter_map(|f| f.later(ms)).collect());
+    about
 }

@@ -146,7 +146,7 @@ struct Told {
     at: std::time::Instant,
     about: About,
     health: Option<bool>,
-    /// Which databases the peer is told of next.
+    /// Which databases, or facts, the peer is told of next.
     turn: usize,
 }
 
@@ -175,7 +175,7 @@ impl Told {
             targets: seen.targets,
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
-            facts: (has_facts && data.is_none()).then_some(seen.facts),
+            facts: (!has_facts || data.is_none()).then_some(seen.facts),
             data,
             ..self.about.clone()
         };

@@ -155,9 +155,12 @@ impl Node {
         let me = self.options.side;
         // Whoever lacks what was acknowledged does not claim beside one who has it.
         let (lacks, peer_lacks) = (self.lacks_beside(&peer.beat), self.has_more_than(&peer.beat));
-        let tie = |highest| if lacks && peer_lacks { highest } else { Epoch::NONE };
+        let both = lacks && peer_lacks;
+        let tie = |highest| if both { highest } else { Epoch::NONE };
         let mine = (
             !lacks,
+            // Numbers of claims that failed count as highest, too: the register knows who reigned.
+            !(both && self.misses_by_register()),
             tie(self.want.highest),
             self.eligible(),
             self.state == State::Standby,
@@ -168,6 +171,7 @@ impl Node {
         );
         let peers = (
             !peer_lacks,
+            !(both && self.peer_misses_by_register()),
             tie(peer.beat.highest),
             peer.beat.eligible,
             peer.beat.role == PeerRole::Standby,

@@ -199,6 +199,12 @@ impl Node {
         self.register_misses(self.register())
     }
 
+    /// The same the other way round: this node acknowledged what the peer does not have.
+    pub(super) fn peer_misses_by_register(&self) -> bool {
+        let mine = self.register().filter(|held| held.holder() == Some(self.options.side));
+        mine.is_some_and(|held| !held.peer_synced)
+    }
+
     /// A reign after this one acknowledged what is not here.
     pub(super) fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
         let held = self.register().filter(|held| self.register_misses(Some(*held)));

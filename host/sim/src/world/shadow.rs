@@ -123,7 +123,9 @@ impl Shadow {
             self.promise = self.promise.max(now + promised(lease, slack));
         }
         if beat.hand.is_some() {
-            self.promise = self.promise.max(now + promised(beat.lease, beat.slack));
+            // What is waited for is the gate of the receiver.
+            let (lease, slack) = self.peer;
+            self.promise = self.promise.max(now + promised(lease, slack));
         }
     }
 
@@ -156,7 +158,11 @@ impl Shadow {
         if let Some(hand) = beat.hand.filter(|hand| hand.boot == self.boot)
             && let Some(sent) = self.sent_at(hand.n)
         {
-            self.hand = Some((hand.epoch, sent + timing.granted()));
+            let until = sent + timing.granted();
+            // An older hand that comes late takes nothing of a newer one back.
+            if self.hand.is_none_or(|(e, u)| (e, u) < (hand.epoch, until)) {
+                self.hand = Some((hand.epoch, until));
+            }
         }
     }
 
