@@ -2,8 +2,10 @@
 
 #![cfg(feature = "native")]
 
+#[cfg(feature = "wasm")]
+use staffetta_sim::Tally;
 use staffetta_sim::{
-    History, Native, Pair, Policies, Tally, Tiebreak, draw, quietly, run_twice, scenario,
+    History, Native, Pair, Policies, Tiebreak, draw, quietly, run_twice, scenario,
 };
 use std::path::Path;
 

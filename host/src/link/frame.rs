@@ -152,6 +152,24 @@ pub struct About {
     pub facts: Option<Vec<FactReport>>,
 }
 
+impl About {
+    /// The same word some time later: what has an age is older, and some facts are no longer known.
+    pub(crate) fn later(&self, by: Span) -> About {
+        let ms = u32::try_from(by.as_ms()).unwrap_or(u32::MAX);
+        let mut about = self.clone();
+        for check in &mut about.checks {
+            check.since_ms = check.since_ms.saturating_add(ms);
+            check.age_ms = check.age_ms.saturating_add(ms);
+        }
+        for target in &mut about.targets {
+            target.age_ms = target.age_ms.saturating_add(ms);
+        }
+        about.in_role_ms = about.in_role_ms.saturating_add(ms);
+        about.facts = about.facts.map(|facts| facts.iter().filter_map(|f| f.later(ms)).collect());
+        about
+    }
+}
+
 /// Where one database is on its node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct DataReport {

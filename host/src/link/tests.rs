@@ -318,6 +318,13 @@ fn facts_of_other_kinds_are_passed_over_and_all_others_age() {
     let later = fact("site.power").later(499).unwrap();
     assert_eq!((later.age_ms, later.valid_ms), (599, 1));
     assert_eq!(later.later(1), None, "nobody renewed it");
+    let word = About { facts: Some(vec![fact("site.power")]), ..about() };
+    let later = word.later(Span::ms(499));
+    let (check, target) = (&later.checks[0], &later.targets[0]);
+    assert_eq!((check.since_ms, check.age_ms, target.age_ms), (509, 519, 504));
+    assert_eq!((later.in_role_ms, later.facts.map(|facts| facts.len())), (1_499, Some(1)));
+    assert_eq!(word.later(Span::ms(500)).facts, Some(Vec::new()));
+    assert_eq!(word.later(Span::ZERO), word);
 }
 
 #[test]

@@ -64,7 +64,8 @@ pub(crate) struct Parts {
     pub data: DataLink,
     pub reporter: Reporter,
     pub board: Board,
-    pub about: About,
+    /// What this node says of itself, and when that was so.
+    pub about: (About, Mono),
     pub probes: bool,
 }
 
@@ -86,7 +87,6 @@ pub(crate) struct Beats {
     release_again: Option<Mono>,
     order: Option<OrderReply>,
     about_at: Mono,
-    about_made: Mono,
     license: Option<Vec<u8>>,
     license_at: Mono,
     peer: Option<(About, Mono)>,
@@ -116,7 +116,6 @@ impl Beats {
             release_again: None,
             order: None,
             about_at: Mono::ZERO,
-            about_made: Mono::ZERO,
             license: None,
             license_at: Mono::ZERO,
             peer: None,
@@ -220,7 +219,7 @@ impl Beats {
     fn hear(&mut self, now: Mono, frame: Received) {
         if let Some(mut about) = frame.about {
             if let (None, Some((old, at))) = (&about.facts, &self.peer) {
-                about.facts = later(old, now.since(*at)).facts;
+                about.facts = old.later(now.since(*at)).facts;
             }
             if self.peer.as_ref().is_none_or(|(old, _)| old.macs != about.macs) {
                 let macs = about.macs.chunks_exact(6);
@@ -314,8 +313,7 @@ impl Beats {
                 self.feed(Event::Order(order));
             }
             Mail::About(about, news) => {
-                self.parts.about = *about;
-                self.about_made = self.parts.clock.now();
+                self.parts.about = (*about, self.parts.clock.now());
                 if news {
                     self.about_at = Mono::ZERO;
                 }
@@ -428,7 +426,8 @@ impl Beats {
         if about_due {
             self.about_at = now;
         }
-        let about = about_due.then(|| later(&self.parts.about, now.since(self.about_made)));
+        let (about, made) = &self.parts.about;
+        let about = about_due.then(|| about.later(now.since(*made)));
         let about = about.as_ref();
         let license_due = about.is_none() && now.since(self.license_at) >= LICENSE_INTERVAL;
         let license = self.license.as_deref().filter(|_| license_due);
@@ -475,21 +474,4 @@ impl Beats {
 
 fn duration(span: Span) -> Duration {
     Duration::from_nanos(span.0)
-}
-
-/// What a node said of itself, some time later: what has an age is older, and some facts are no
-/// longer known.
-fn later(about: &About, span: Span) -> About {
-    let ms = u32::try_from(span.as_ms()).unwrap_or(u32::MAX);
-    let mut about = about.clone();
-    for check in &mut about.checks {
-        check.since_ms = check.since_ms.saturating_add(ms);
-        check.age_ms = check.age_ms.saturating_add(ms);
-    }
-    for target in &mut about.targets {
-        target.age_ms = target.age_ms.saturating_add(ms);
-    }
-    about.in_role_ms = about.in_role_ms.saturating_add(ms);
-    about.facts = about.facts.map(|facts| facts.iter().filter_map(|f| f.later(ms)).collect());
-    about
 }

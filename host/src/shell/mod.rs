@@ -140,7 +140,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // Nobody else sets it.
     let _ = common.data.set(data.clone());
     let parts = beat_parts(&config, &identity, &common, inbox, jobs, consult)?;
-    let (held, about) = (parts.kernel.held_flag(), parts.about.clone());
+    let (held, about) = (parts.kernel.held_flag(), parts.about.0.clone());
     let ended = Arc::new(tokio::sync::Notify::new());
     let end = Arc::clone(&ended);
     let beats = spawn(BEAT_THREAD, move || {
@@ -304,6 +304,7 @@ fn beat_parts(
         data: !config.databases.is_empty() || !config.trees.is_empty(),
         drain_patience: Span(u64::try_from(data::drain_patience(config).as_nanos())?),
     };
+    let told = (about, clock.now());
     let node = Node::new(options, Boot { id: start, now: clock.now(), disk, slack });
     Ok(Parts {
         node,
@@ -317,7 +318,7 @@ fn beat_parts(
         data: common.data.get().cloned().unwrap_or_default(),
         reporter: common.reporter.clone(),
         board: common.board.clone(),
-        about,
+        about: told,
         probes: config.vips.iter().any(|vip| vip.interface != "lo"),
     })
 }

@@ -9,7 +9,7 @@
 use super::Node;
 use crate::beat::Beat;
 use crate::effect::{Durable, Effect, SyncId, Why};
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, Side};
 use crate::register::Register;
 use crate::state::After;
 use alloc::vec::Vec;
@@ -189,9 +189,7 @@ impl Node {
 
     /// The register says that its holder acknowledged what this node does not have.
     pub(super) fn register_misses(&self, register: Option<Register>) -> bool {
-        register.is_some_and(|held| {
-            held.holder() == Some(self.options.side.other()) && !held.peer_synced
-        })
+        acknowledged_alone(register, self.options.side.other())
     }
 
     /// The same of the register as it was last seen, however long ago.
@@ -201,8 +199,7 @@ impl Node {
 
     /// The same the other way round: this node acknowledged what the peer does not have.
     pub(super) fn peer_misses_by_register(&self) -> bool {
-        let mine = self.register().filter(|held| held.holder() == Some(self.options.side));
-        mine.is_some_and(|held| !held.peer_synced)
+        acknowledged_alone(self.register(), self.options.side)
     }
 
     /// A reign after this one acknowledged what is not here.
@@ -210,4 +207,9 @@ impl Node {
         let held = self.register().filter(|held| self.register_misses(Some(*held)));
         held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
+}
+
+/// The register says that this node holds it, and acknowledged what the other one does not have.
+fn acknowledged_alone(register: Option<Register>, node: Side) -> bool {
+    register.is_some_and(|held| held.holder() == Some(node) && !held.peer_synced)
 }

@@ -9,23 +9,27 @@ use super::super::raw::RawCheck;
 use super::super::{CheckConfig, CheckTarget, defaults};
 use super::{Reader, Result};
 
+/// The defaults of what is tried again and again, and its shortest interval.
+pub(super) struct Rhythm {
+    pub(super) interval_ms: u64,
+    pub(super) interval_ms_min: u64,
+    pub(super) timeout_ms: u64,
+}
+
 impl Reader<'_> {
     pub(super) fn check(&self, raw: &Spanned<RawCheck>) -> Result<CheckConfig> {
         let (span, check) = (raw.span(), raw.get_ref());
         let name = self.need(&check.name, &span, "name", "name = \"sip\"")?;
         let target = self.target(raw)?;
-        let interval_ms = self.number(
+        let (interval, timeout) = self.rhythm(
+            "check",
             &check.interval_ms,
-            "check.interval_ms",
-            defaults::CHECK_INTERVAL_MS,
-            defaults::CHECK_INTERVAL_MS_MIN..=defaults::TIME_MS_MAX,
-        )?;
-        // A short interval alone is no contradiction: the default timeout gives way.
-        let timeout_ms = self.number(
             &check.timeout_ms,
-            "check.timeout_ms",
-            defaults::CHECK_TIMEOUT_MS.min(interval_ms),
-            1..=interval_ms,
+            Rhythm {
+                interval_ms: defaults::CHECK_INTERVAL_MS,
+                interval_ms_min: defaults::CHECK_INTERVAL_MS_MIN,
+                timeout_ms: defaults::CHECK_TIMEOUT_MS,
+            },
         )?;
         let steps = 1..=u64::from(defaults::CHECK_STEPS_MAX);
         let rise =
@@ -34,11 +38,35 @@ impl Reader<'_> {
         Ok(CheckConfig {
             name: self.name(name, "check.name")?,
             target,
-            interval: Duration::from_millis(interval_ms),
-            timeout: Duration::from_millis(timeout_ms),
+            interval,
+            timeout,
             rise: u32::try_from(rise).unwrap_or(defaults::CHECK_STEPS_MAX),
             fall: u32::try_from(fall).unwrap_or(defaults::CHECK_STEPS_MAX),
         })
+    }
+
+    /// From one attempt to the next, and how long one may take; `table` is for people.
+    pub(super) fn rhythm(
+        &self,
+        table: &str,
+        interval: &Option<Spanned<u64>>,
+        timeout: &Option<Spanned<u64>>,
+        default: Rhythm,
+    ) -> Result<(Duration, Duration)> {
+        let interval_ms = self.number(
+            interval,
+            &format!("{table}.interval_ms"),
+            default.interval_ms,
+            default.interval_ms_min..=defaults::TIME_MS_MAX,
+        )?;
+        // A short interval alone is no contradiction: the default timeout gives way.
+        let timeout_ms = self.number(
+            timeout,
+            &format!("{table}.timeout_ms"),
+            default.timeout_ms.min(interval_ms),
+            1..=interval_ms,
+        )?;
+        Ok((Duration::from_millis(interval_ms), Duration::from_millis(timeout_ms)))
     }
 
     fn target(&self, raw: &Spanned<RawCheck>) -> Result<CheckTarget> {

@@ -1,11 +1,10 @@
 //! `[[fact]]`: a program of the site that prints one value.
 
-use std::time::Duration;
-
 use toml::Spanned;
 
 use super::super::raw::RawFact;
 use super::super::{FactConfig, defaults};
+use super::check::Rhythm;
 use super::{Reader, Result};
 
 impl Reader<'_> {
@@ -13,23 +12,21 @@ impl Reader<'_> {
         let (span, fact) = (raw.span(), raw.get_ref());
         let name = self.need(&fact.name, &span, "name", "name = \"site.active-calls\"")?;
         let exec = self.need(&fact.exec, &span, "exec", "exec = [\"/usr/local/bin/calls\"]")?;
-        let interval_ms = self.number(
+        let (interval, timeout) = self.rhythm(
+            "fact",
             &fact.interval_ms,
-            "fact.interval_ms",
-            defaults::FACT_INTERVAL_MS,
-            defaults::FACT_INTERVAL_MS_MIN..=defaults::TIME_MS_MAX,
-        )?;
-        let timeout_ms = self.number(
             &fact.timeout_ms,
-            "fact.timeout_ms",
-            defaults::FACT_TIMEOUT_MS.min(interval_ms),
-            1..=interval_ms,
+            Rhythm {
+                interval_ms: defaults::FACT_INTERVAL_MS,
+                interval_ms_min: defaults::FACT_INTERVAL_MS_MIN,
+                timeout_ms: defaults::FACT_TIMEOUT_MS,
+            },
         )?;
         Ok(FactConfig {
             name: self.fact_name(name)?,
             exec: self.exec(exec, "fact.exec")?,
-            interval: Duration::from_millis(interval_ms),
-            timeout: Duration::from_millis(timeout_ms),
+            interval,
+            timeout,
         })
     }
 
