@@ -35,6 +35,9 @@ pub struct Durable {
     pub highest: Epoch,
     /// Epoch that the peer is about to hand over; counts as highest after a boot.
     pub reserved: Epoch,
+    /// Newest reign that this node began, or granted its peer. A new number for a running reign
+    /// of its own begins nothing.
+    pub reigned: Epoch,
     /// Largest L + G ever promised.
     pub promised: Span,
     /// The last reign this node saw was its own.

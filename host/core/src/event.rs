@@ -77,7 +77,8 @@ pub enum Order {
     Switchover,
     /// Arm or disarm takeover.
     Maintenance(bool),
-    /// Start without the peer.
+    /// Start without the peer; or be elected beside a peer, where each may lack what the other one
+    /// acknowledged.
     StartAlone,
     /// The cause of the fence is removed.
     Clear,

@@ -10,7 +10,7 @@ mod speak;
 mod sync;
 mod view;
 
-use crate::beat::{Beat, Echo, Meeting};
+use crate::beat::{Beat, Claim, Echo, Meeting, PeerRole};
 use crate::effect::{Alarm, AskId, Durable, Effect, Note, PersistId, Question, Why};
 use crate::epoch::{Epoch, Side};
 use crate::event::{Answerer, Event, Order, Refusal};
@@ -68,6 +68,16 @@ struct Peer {
     heard: Mono,
     /// Sending time of the newest beat of ours that it confirmed.
     echoed: Option<Mono>,
+    /// It has said since then that it neither serves nor claims.
+    idle_since: Mono,
+}
+
+impl Peer {
+    /// It neither serves nor claims. A fenced peer claims nothing, and grants.
+    fn idle(&self) -> bool {
+        self.beat.claim == Claim::None
+            && matches!(self.beat.role, PeerRole::Joining | PeerRole::Standby | PeerRole::Fenced)
+    }
 }
 
 /// A claim that is granted as soon as what it needs is durable and the gate is closed.
@@ -394,6 +404,7 @@ impl Node {
         assert!(!self.state.gate_may_be_open(), "claim over an open gate");
         self.want.highest = self.want.highest.max(reign.epoch);
         self.want.was_primary = true;
+        self.want.reigned = self.want.reigned.max(reign.epoch);
         let granted = reign.peer_until > self.now;
         self.turn(State::Primary(reign), why, fx);
         self.owed = None;

@@ -27,9 +27,13 @@ struct One {
 }
 
 fn timing() -> Timing {
+    timing_of(LEASE)
+}
+
+fn timing_of(lease: Span) -> Timing {
     Timing::new(TimingParts {
         beat: Span::ms(BEAT_MS),
-        lease: LEASE,
+        lease,
         delay: Span::ms(10),
         slack: SLACK,
         policy_deadline: Span::ms(40),
@@ -49,12 +53,16 @@ impl One {
     }
 
     fn boots_with(disk: Durable, data: bool, arbiter: bool) -> One {
+        One::boots_timed(disk, timing(), data, arbiter)
+    }
+
+    fn boots_timed(disk: Durable, timing: Timing, data: bool, arbiter: bool) -> One {
         let now = Mono(1_000_000_000);
         let options = Options {
             side: Side::A,
             preferred: false,
             peer_preferred: false,
-            timing: timing(),
+            timing,
             arbiter,
             data,
             drain_patience: PATIENCE,
@@ -93,11 +101,14 @@ impl One {
     fn step(&mut self, event: Event) {
         for effect in self.node.step(self.now, event) {
             match &effect {
+                Effect::Send(beat) => {
+                    self.said = Some(*beat);
+                    continue;
+                }
                 Effect::Persist(id, _) => self.writing = Some(*id),
-                Effect::Send(beat) => self.said = Some(*beat),
-                Effect::Release => self.done.push(Effect::Release),
-                _ => self.done.push(effect),
+                _ => {}
             }
+            self.done.push(effect);
         }
     }
 
@@ -201,6 +212,17 @@ fn grants(beat: &mut Beat, epoch: u64) {
     if let Some(echo) = &mut beat.echo {
         echo.granted = Epoch(epoch);
     }
+}
+
+/// A peer that does not serve, with this number, says that what it acknowledged is missing here.
+fn marked(beat: &mut Beat, highest: u64) {
+    (beat.role, beat.highest) = (PeerRole::Joining, Epoch(highest));
+    (beat.arbiter, beat.synced) = (Some(true), Some(false));
+}
+
+/// What this node acknowledged may be missing at the peer.
+fn ahead(highest: u64) -> Durable {
+    Durable { ahead: true, was_primary: true, ..formed(highest) }
 }
 
 fn moved(effects: &[Effect]) -> bool {
@@ -391,6 +413,47 @@ fn nothing_is_handed_over_before_the_epoch_is_durable() {
     assert_eq!(one.said.unwrap().hand.map(|hand| hand.epoch), Some(Epoch(13)));
 }
 
+/// `may_hand`: the gate of the receiver may close later than this node's own. A restart must know.
+#[test]
+fn what_a_hand_promises_is_durable_before_it_is_said() {
+    let slow = Span::ms(1_400);
+    for later in [false, true] {
+        let mut one = One::primary();
+        one.run(20);
+        let slack = if later { SLACK } else { slow };
+        let granted = |one: &mut One, reserved: u64| {
+            one.hears(|beat| {
+                grants(beat, 12);
+                (beat.reserved, beat.slack) = (Epoch(reserved), slack);
+            });
+        };
+        granted(&mut one, 0);
+        one.step(Event::Order(Order::Switchover));
+        let (id, _) = one.asks();
+        one.answers(id, Intent::HandOver);
+        granted(&mut one, 13);
+        one.written();
+        assert!(one.done.contains(&Effect::Release));
+        one.step(Event::Released);
+        let hand = |one: &One| one.said.unwrap().hand.is_some();
+        assert!(hand(&one));
+        if later {
+            // The rules of the receiver's gate go while the hand is out.
+            one.hears(|beat| beat.slack = slow);
+            one.run(60);
+            assert!(!hand(&one), "a hand for a gate that a restart would not outwait");
+            one.written();
+            one.run(60);
+            assert!(hand(&one));
+        }
+        let promised = one.look().iter().rev().find_map(|effect| match effect {
+            Effect::Persist(_, record) => Some(record.promised),
+            _ => None,
+        });
+        assert_eq!(promised, Some(LEASE + slow));
+    }
+}
+
 /// `Node::new`: after a boot a reserved epoch may have been reigned, so it counts as known.
 #[test]
 fn a_reserved_epoch_counts_as_known_after_a_boot() {
@@ -516,14 +579,19 @@ impl One {
     }
 }
 
-/// A primary of epoch 12 whose register, by an answer a moment ago, holds this.
-fn registered(held: Register) -> One {
-    let mut one = One::boots_with(formed(10), false, true);
+/// Booted with an arbiter, whose register holds this by the first answer.
+fn reads(disk: Durable, held: Register) -> One {
+    let mut one = One::boots_with(disk, false, true);
     one.step(Event::Tick);
     let (id, request) = one.consults();
     assert_eq!(request, Request::Read);
     one.told(id, Reply::Holds(Some(held)));
-    One::primary_of(one)
+    one
+}
+
+/// A primary of epoch 12 whose register, by an answer a moment ago, holds this.
+fn registered(held: Register) -> One {
+    One::primary_of(reads(formed(10), held))
 }
 
 fn undrains(effects: &[Effect]) -> usize {
@@ -822,10 +890,7 @@ fn an_old_write_of_the_register_proves_nothing() {
 fn a_claim_says_what_the_peer_lacks() {
     for ahead in [false, true] {
         let disk = Durable { ahead, was_primary: true, ..formed(10) };
-        let mut one = One::boots_with(disk, false, true);
-        one.step(Event::Tick);
-        let (id, _) = one.consults();
-        one.told(id, Reply::Holds(Some(register(ME + 1, 7, !ahead))));
+        let mut one = reads(disk, register(ME + 1, 7, !ahead));
         let (id, question) = one.asks();
         assert_eq!(question, Question::Start);
         one.answers(id, Intent::TakeOver);
@@ -871,10 +936,7 @@ fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
 fn a_claim_ends_when_the_register_says_that_something_is_missing() {
     for peer_synced in [true, false] {
         let held = Register { epoch: Epoch(11), ..register(PEER, 7, true) };
-        let mut one = One::boots_with(formed(10), false, true);
-        one.step(Event::Tick);
-        let (id, _) = one.consults();
-        one.told(id, Reply::Holds(Some(held)));
+        let mut one = reads(formed(10), held);
         one.hears(|beat| reigns(beat, 11));
         one.written();
         // Silence: the register is looked at again, and the question is put.
@@ -897,6 +959,219 @@ fn a_claim_ends_when_the_register_says_that_something_is_missing() {
         one.run(100);
         let swaps = |effect: &Effect| matches!(effect, Effect::Consult(_, Request::Swap { .. }));
         assert_eq!(one.look().iter().any(swaps), peer_synced);
+    }
+}
+
+/// `undecided`: where each may have acknowledged what the other lacks, what the register held
+/// before the peer ceased to serve decides nothing.
+#[test]
+fn an_old_word_of_the_register_elects_nobody() {
+    let disk = ahead(20);
+    // Who holds the register, what it says of the other one, and whether this node is elected.
+    for (held, elected) in [
+        (Some(register(ME + 1, 7, false)), true),
+        (Some(register(PEER + 1, 8, false)), false),
+        (None, false),
+    ] {
+        let mut one = reads(disk, register(ME + 1, 7, true));
+        one.run(200);
+        one.look();
+        one.hears(|beat| marked(beat, 11));
+        assert_eq!(one.role(), Role::Joining, "it knows the register of before only");
+        let heard = one.now;
+        let (id, request) = one.consults();
+        assert_eq!(request, Request::Read);
+        assert!(one.now.since(heard) < Span::ms(5), "it reads at once");
+        let reply = held.map_or(Reply::Failed, |held| {
+            let epoch = if held.stamp.boot == PEER + 1 { Epoch(11) } else { Epoch(10) };
+            Reply::Holds(Some(Register { epoch, ..held }))
+        });
+        one.told(id, reply);
+        one.hears(|beat| marked(beat, 11));
+        assert_eq!(one.role() == Role::Candidate, elected, "{held:?}");
+    }
+}
+
+/// `hear`: what was read while the peer was about to serve is old, too.
+#[test]
+fn a_peer_that_claimed_is_idle_from_its_next_idle_beat_on() {
+    let disk = ahead(20);
+    let mut one = One::boots_with(disk, false, true);
+    one.run(200);
+    let hears = |one: &mut One, role: PeerRole| {
+        one.hears(|beat| {
+            marked(beat, 11);
+            beat.role = role;
+        });
+    };
+    hears(&mut one, PeerRole::Candidate);
+    one.look();
+    one.run(3_000);
+    let (id, _) = one.consults();
+    one.told(id, Reply::Holds(Some(register(ME + 1, 7, true))));
+    one.run(50);
+    hears(&mut one, PeerRole::Candidate);
+    one.run(50);
+    hears(&mut one, PeerRole::Joining);
+    assert_eq!(one.role(), Role::Joining);
+    let (id, _) = one.consults();
+    one.told(id, Reply::Holds(Some(register(ME + 1, 7, true))));
+    hears(&mut one, PeerRole::Joining);
+    assert_eq!(one.role(), Role::Candidate);
+}
+
+/// `idle_since`: who reigned unheard has a higher number than before.
+#[test]
+fn a_peer_with_another_number_was_not_idle_all_the_time() {
+    let disk = ahead(20);
+    let mut one = One::boots_with(disk, false, true);
+    one.run(200);
+    let held = Register { epoch: Epoch(11), ..register(PEER + 1, 7, false) };
+    let undecided = |one: &mut One, highest: u64| {
+        one.hears(|beat| marked(beat, highest));
+        one.node.view(one.now).undecided
+    };
+    one.look();
+    assert!(undecided(&mut one, 11));
+    let (id, _) = one.consults();
+    one.told(id, Reply::Holds(Some(held)));
+    one.run(1);
+    assert!(!undecided(&mut one, 11));
+    assert!(undecided(&mut one, 13), "what was read is of before");
+}
+
+/// `undecided`: a word of this node with a number that the peer never went above is the last one,
+/// however old.
+#[test]
+fn the_last_word_of_the_register_may_be_this_nodes_own() {
+    let disk = Durable { ahead: true, was_primary: true, reigned: Epoch(10), ..formed(10) };
+    for (highest, elected) in [(9, true), (11, false)] {
+        let mut one = reads(disk, register(ME + 1, 7, false));
+        one.run(200);
+        one.hears(|beat| marked(beat, highest));
+        assert_eq!(one.role() == Role::Candidate, elected, "{highest}");
+    }
+}
+
+/// `acknowledged_alone`: a reign began after that word: whoever began it had everything, or an
+/// operator's.
+#[test]
+fn a_word_of_the_register_ends_with_the_next_reign() {
+    let held = Register { epoch: Epoch(11), ..register(PEER, 7, false) };
+    for (reigned, takes) in [(11, false), (12, true)] {
+        let disk = Durable { reigned: Epoch(reigned), ..formed(12) };
+        let mut one = reads(disk, held);
+        let (id, question) = one.asks();
+        assert_eq!(question, Question::Start);
+        one.answers(id, Intent::TakeOver);
+        assert_eq!(one.role() == Role::Candidate, takes, "{reigned}");
+    }
+    // Which reign was the newest is on the disk: its own, and one that it granted.
+    let records = |one: &mut One| {
+        let last = one.look().into_iter().rev().find_map(|effect| match effect {
+            Effect::Persist(_, record) => Some(record.reigned),
+            _ => None,
+        });
+        last.expect("a record was written")
+    };
+    let mut one = One::standby(formed(10));
+    assert_eq!(records(&mut one), Epoch(11));
+    let mut one = One::primary();
+    assert_eq!(records(&mut one), Epoch(12));
+}
+
+/// `orders_settled`: what an operator ordered while nobody could be elected decides no election
+/// after somebody was.
+#[test]
+fn an_order_to_start_alone_ends_when_the_peer_serves() {
+    let disk = ahead(20);
+    let mut one = One::boots_with(disk, false, true);
+    one.run(200);
+    one.hears(|beat| marked(beat, 23));
+    assert!(one.node.view(one.now).undecided);
+    one.step(Event::Order(Order::StartAlone));
+    assert_eq!(one.role(), Role::Candidate);
+    one.look();
+    // The peer was elected at the same moment, with a higher number.
+    one.hears(|beat| reigns(beat, 25));
+    one.written();
+    assert_eq!(one.role(), Role::Standby);
+    let refused = Effect::OrderDone(Err(Refusal::NotWaiting));
+    assert!(one.look().contains(&refused), "an order lingers");
+}
+
+/// `orders_settled`: an election by an operator's word ends with that word, on a stuck disk.
+#[test]
+fn an_election_by_an_order_ends_with_the_order() {
+    // Sixteen leases, the patience of an election, outlast the order.
+    let mut one = One::boots_timed(ahead(20), timing_of(Span::ms(1_000)), false, true);
+    one.run(200);
+    one.hears(|beat| marked(beat, 23));
+    one.step(Event::Order(Order::StartAlone));
+    let ordered = one.now;
+    assert_eq!(one.role(), Role::Candidate);
+    while one.role() == Role::Candidate {
+        one.run(100);
+    }
+    assert!(one.now.since(ordered) <= Span::ms(10_200));
+    assert!(one.look().contains(&Effect::OrderDone(Err(Refusal::Disk))));
+}
+
+/// `hear_highest`: a claim of which nobody knows how it ends is no reason to go above it.
+#[test]
+fn a_primary_waits_for_the_end_of_a_claim_without_a_request() {
+    for (role, goes_above) in [(PeerRole::Candidate, false), (PeerRole::Standby, true)] {
+        let mut one = reads(formed(10), register(ME + 1, 7, true));
+        let (id, _) = one.asks();
+        one.answers(id, Intent::TakeOver);
+        one.written();
+        let (id, _) = one.consults();
+        one.told(id, Reply::Swapped);
+        assert_eq!(one.role(), Role::Primary, "on a lease of its own");
+        one.hears(|beat| (beat.role, beat.highest) = (role, Epoch(21)));
+        one.written();
+        assert_eq!(one.epoch() == Epoch(22), goes_above, "{role:?}");
+    }
+}
+
+/// `outlived`: who lives on grants of a peer, and hears that peer claim what is news here, slept
+/// with its clocks.
+#[test]
+fn a_primary_whose_peer_claims_is_beyond_its_lease() {
+    for (role, highest, yields) in [
+        (PeerRole::Candidate, 15, true),
+        // A number that this node has given out itself, and one of a claim that is over.
+        (PeerRole::Candidate, 12, false),
+        (PeerRole::Standby, 15, false),
+    ] {
+        let mut one = One::primary();
+        one.hears(|beat| {
+            beat.role = role;
+            beat.highest = Epoch(highest);
+        });
+        assert_eq!(one.look().contains(&Effect::Release), yields, "{role:?} {highest}");
+    }
+}
+
+/// `claim_alone`: a claim by which an operator gives something up, and which may fail, takes that
+/// word out of the register: it is on this disk before.
+#[test]
+fn what_an_operator_gives_up_is_known_here_before_the_register_forgets_it() {
+    for peer_synced in [true, false] {
+        let held = Register { epoch: Epoch(11), ..register(PEER, 7, peer_synced) };
+        let mut one = reads(formed(10), held);
+        one.run(1_000);
+        one.look();
+        one.step(Event::Order(Order::StartAlone));
+        assert_eq!(one.role(), Role::Candidate);
+        one.written();
+        assert_eq!(one.node.view(one.now).stale, !peer_synced);
+        let (id, request) = one.consults();
+        assert!(matches!(request, Request::Swap { .. }), "{request:?}");
+        one.told(id, Reply::Swapped);
+        one.written();
+        assert_eq!(one.role(), Role::Primary);
+        assert!(!one.node.view(one.now).stale, "given up");
     }
 }
 

@@ -421,11 +421,13 @@ impl Replica {
 
     /// What is to be checkpointed now, to be run on whatever thread may wait for a disk, while
     /// transactions go on. None as long as the WAL is small, the last one still exists, and for a
-    /// while after it. The fence cannot be released while one of kind truncate runs.
+    /// while after it. The fence cannot be released while one that is not passive has the write
+    /// lock.
     pub fn checkpoint_due(&mut self, now: Instant) -> Option<Checkpoint> {
         let seen = index::read(self.attached.shm()).ok()?;
-        let due = self.checkpoints.due(now, &seen, wal_bytes(&self.attached))?;
-        Some(Checkpoint::new(&self.attached, self.fence.pass(), due))
+        let wal_bytes = wal_bytes(&self.attached);
+        let due = self.checkpoints.due(now, &seen, wal_bytes)?;
+        Some(Checkpoint::new(&self.attached, self.fence.pass(), wal_bytes, due))
     }
 
     /// Runs a checkpoint that is due, here and now: on a disk it takes some 100 ms.

@@ -402,10 +402,10 @@ fn one_checkpoint_at_a_time_runs_beside_transactions() {
     pair.step("DELETE FROM t");
 }
 
-/// Giving the WAL back takes the write lock first: a reader that does not end must not let the
+/// To begin the WAL anew takes the write lock first: a reader that does not end must not let the
 /// next transaction wait for it.
 #[test]
-fn a_long_reader_delays_no_transaction_when_the_wal_is_to_be_given_back() {
+fn a_long_reader_delays_no_transaction_and_the_wal_is_given_back_after_it() {
     let mut pair = Pair::new(4096, "PRAGMA auto_vacuum=0");
     pair.step("CREATE TABLE t(a INTEGER PRIMARY KEY, b)");
     let reader = Connection::open(pair.copy()).expect("opens");
@@ -416,14 +416,35 @@ fn a_long_reader_delays_no_transaction_when_the_wal_is_to_be_given_back() {
              INSERT OR REPLACE INTO t SELECT i, randomblob(4000) FROM n",
         );
     }
-    let due = pair.replica.checkpoint_due(Instant::now()).expect("due");
-    assert_eq!(due.kind(), CheckpointKind::Truncate);
+    let now = Instant::now();
+    let due = pair.replica.checkpoint_due(now).expect("due");
+    assert_eq!(due.kind(), CheckpointKind::Restart);
     let begun = Instant::now();
     due.run().expect("nothing in the way is an error");
     let waited = begun.elapsed();
     assert_eq!(number(&reader, "SELECT count(*) FROM t"), 0, "it still reads");
     // SQLite's own patience would be rusqlite's: five seconds.
     assert!(waited < Duration::from_secs(3), "{waited:?}");
+    // As long as it reads, the write lock is not asked for at every look.
+    let mut after = |ms: u64| {
+        let due = pair.replica.checkpoint_due(now + Duration::from_millis(ms));
+        due.map(|due| (due.kind(), due.run().expect("nothing in the way is an error")).0)
+    };
+    assert_eq!(after(200), None);
+    assert_eq!(after(1_500), Some(CheckpointKind::Restart));
+    reader.execute_batch("COMMIT").expect("ends");
+    assert_eq!(after(3_000), Some(CheckpointKind::Restart));
+    pair.step("INSERT INTO t VALUES(0, 0)");
+    let seen = index::read(pair.replica.attached().shm()).expect("read");
+    assert!(seen.index.expect("whole").frames < 100, "the WAL began anew");
+    // It is given back when nobody writes.
+    let mut kinds = Vec::new();
+    for ms in [4_000, 4_200, 5_500] {
+        let due = pair.replica.checkpoint_due(now + Duration::from_millis(ms));
+        kinds.push(due.map(|due| (due.kind(), due.run().expect("nothing in the way")).0));
+    }
+    assert_eq!(kinds, [None, None, Some(CheckpointKind::Truncate)]);
+    assert_eq!(wal_bytes(pair.replica.attached()), 0);
     pair.step("DELETE FROM t WHERE a < 9");
 }
 

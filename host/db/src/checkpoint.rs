@@ -124,7 +124,12 @@ impl Drop for Checkpointer {
     }
 }
 
-fn passes(
+/// PASSIVE passes in a row, each brought to the disk, until at most so many frames are left or it
+/// does not help.
+///
+/// # Errors
+/// As [`passive`], and when the database cannot be brought to the disk.
+pub(crate) fn passes(
     connection: &Connection,
     files: &Files,
     path: &Path,
@@ -139,13 +144,9 @@ fn passes(
         moved_before = Some(backfilled);
         let remaining = remaining(files).unwrap_or(frames.saturating_sub(backfilled));
         // Nothing reached the end: what was moved is in the page cache only.
+        // Also when it was an application's own checkpoint that moved it.
         if frames != backfilled || remaining > 0 {
-            // SAFETY: the descriptor is open as long as `files` is.
-            let answer = unsafe { libc::fdatasync(files.database.as_raw_fd()) };
-            if answer != 0 {
-                let error = std::io::Error::last_os_error();
-                tracing::warn!(path = %path.display(), %error, "the database cannot be synced");
-            }
+            sync(files, path)?;
         }
         let remaining = self::remaining(files).unwrap_or(remaining);
         if remaining <= remaining_max || remaining >= before {
@@ -154,6 +155,18 @@ fn passes(
         before = remaining;
     }
     Ok(Passed { remaining: before, moved })
+}
+
+/// Brings the database to the disk. A failure is said once by the system: whoever goes on would
+/// take what was lost for durable.
+fn sync(files: &Files, path: &Path) -> Result<(), rusqlite::Error> {
+    // SAFETY: the descriptor is open as long as `files` is.
+    if unsafe { libc::fdatasync(files.database.as_raw_fd()) } == 0 {
+        return Ok(());
+    }
+    let text = format!("{}: {}", path.display(), std::io::Error::last_os_error());
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+    Err(rusqlite::Error::SqliteFailure(code, Some(text)))
 }
 
 fn seen(files: &Files) -> Option<index::Seen> {
@@ -173,6 +186,14 @@ fn remaining(files: &Files) -> Option<u32> {
 pub(crate) fn passive(connection: &Connection) -> Result<(u32, u32), rusqlite::Error> {
     checkpoint(connection, "PRAGMA wal_checkpoint(PASSIVE)")
         .map(|(_, frames, moved)| (frames, moved))
+}
+
+/// Moves everything, so that the next writer begins the WAL anew, if no reader is in it.
+///
+/// # Errors
+/// As [`passive`].
+pub(crate) fn restart(connection: &Connection) -> Result<(), rusqlite::Error> {
+    checkpoint(connection, "PRAGMA wal_checkpoint(RESTART)").map(drop)
 }
 
 /// Gives the WAL back to the file system: whether it is empty now.

@@ -35,8 +35,12 @@ pub(crate) enum Wrong {
 
 /// Where the frame of this number, counted from 1, begins in the log.
 pub(crate) fn offset(frame: u32, page_bytes: u32) -> u64 {
-    let bytes = u64::from(page_bytes) + FRAME_HEADER_BYTES as u64;
-    WAL_HEADER_BYTES as u64 + (u64::from(frame) - 1) * bytes
+    WAL_HEADER_BYTES as u64 + (u64::from(frame) - 1) * frame_bytes(page_bytes)
+}
+
+/// A frame: its header and its page.
+pub(crate) fn frame_bytes(page_bytes: u32) -> u64 {
+    u64::from(page_bytes) + FRAME_HEADER_BYTES as u64
 }
 
 /// Checks the header of a log and gives the checksum that its first frame continues.

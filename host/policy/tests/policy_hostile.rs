@@ -95,6 +95,24 @@ fn a_crash_does_not_reach_the_next_decision() {
     assert!(decision.outcome.is_ok(), "{:?}", decision.outcome);
 }
 
+/// Whatever an instance wrote to its memory, no later one finds it, of this policy or of another.
+#[test]
+fn nothing_is_left_for_the_next_decision() {
+    let (remembers, crashes) = (hostile("remember"), hostile("remember-and-panic"));
+    let (other, budget) = (built_in(), Budget { fuel: 1_000_000_000, wall_ms: 10_000 });
+    for _ in 0..20 {
+        let decision = crashes.failover(&peer_silent(), &context(&crashes), budget);
+        let text = format!("{:?}", decision.outcome);
+        assert!(text.contains("left 0 "), "{text}");
+        for _ in 0..2 {
+            let decision = remembers.failover(&peer_silent(), &context(&remembers), budget);
+            assert_eq!(decision.outcome.expect("a verdict").reason, "found 0");
+        }
+        let decision = other.failover(&peer_silent(), &context(&other), BUDGET);
+        assert!(decision.outcome.is_ok(), "{:?}", decision.outcome);
+    }
+}
+
 #[test]
 fn equal_questions_burn_equal_fuel() {
     let policy = built_in();

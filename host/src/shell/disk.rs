@@ -127,6 +127,7 @@ fn encode(generation: u64, side: Side, record: &Durable) -> [u8; RECORD_BYTES] {
     bytes[24..32].copy_from_slice(&record.highest.0.to_be_bytes());
     bytes[32..40].copy_from_slice(&record.reserved.0.to_be_bytes());
     bytes[40..48].copy_from_slice(&record.promised.0.to_be_bytes());
+    bytes[48..56].copy_from_slice(&record.reigned.0.to_be_bytes());
     let sum = digest(&SHA256, &bytes[..64]);
     bytes[64..].copy_from_slice(sum.as_ref());
     bytes
@@ -150,6 +151,7 @@ fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<(u64, Side, Durable)> {
         highest: Epoch(u64_at(24)),
         reserved: Epoch(u64_at(32)),
         promised: Span(u64_at(40)),
+        reigned: Epoch(u64_at(48)),
         was_primary: bytes[10] & 1 != 0,
         formed: bytes[10] & 2 != 0,
         maintenance: bytes[10] & 4 != 0,
@@ -169,6 +171,7 @@ mod tests {
             highest: Epoch(highest),
             reserved: Epoch(highest + 1),
             promised: Span::ms(320),
+            reigned: Epoch(highest),
             was_primary: true,
             formed: true,
             maintenance: false,

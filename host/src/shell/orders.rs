@@ -103,7 +103,7 @@ fn done(order: CoreOrder) -> &'static str {
         CoreOrder::Switchover => "the peer serves now",
         CoreOrder::Maintenance(true) => "takeover is disarmed on this node, durably",
         CoreOrder::Maintenance(false) => "takeover is armed again",
-        CoreOrder::StartAlone => "this node serves alone",
+        CoreOrder::StartAlone => "this node serves",
         CoreOrder::Clear => "the fence is cleared; the node joins again",
         CoreOrder::Stop => "stopping",
     }

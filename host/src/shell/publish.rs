@@ -304,6 +304,13 @@ fn waiting(snapshot: &Snapshot) -> Option<String> {
     if view.wants_license {
         return Some("a license for both nodes: see `staffetta license show`".into());
     }
+    if view.undecided {
+        return Some(
+            "the arbiter, which knows which node acknowledged changes last; or the operator: \
+             `staffetta start --alone` on the node that is to serve"
+                .into(),
+        );
+    }
     if view.wants_operator {
         return Some("the operator: `staffetta start --alone` if the peer is really down".into());
     }

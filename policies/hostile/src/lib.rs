@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use staffetta_sdk::failover::{self, Outcome, Policy, Question, Situation};
 use staffetta_sdk::{Given, failover_policy, log};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// What to do, and at which question.
 #[derive(Debug, Default, Deserialize)]
@@ -34,6 +35,10 @@ enum Behave {
     Huge,
     /// Writes to the log for ever.
     LogFlood,
+    /// Leaves something behind everywhere, and tells what it found.
+    Remember,
+    /// Leaves something behind everywhere, and crashes.
+    RememberAndPanic,
 }
 
 /// The policy.
@@ -66,6 +71,8 @@ fn misbehave(behave: Behave, question: &Question) -> Outcome {
             .recheck_ms(0),
         Behave::Huge => huge(),
         Behave::LogFlood => flood(),
+        Behave::Remember => failover::hold(format!("found {}", leave())),
+        Behave::RememberAndPanic => panic!("left {}", leave()),
     })
 }
 
@@ -110,6 +117,19 @@ fn flood() -> ! {
     loop {
         log::warn("z".repeat(1_000));
     }
+}
+
+/// In the image of the memory, behind it, and beyond what it begins with.
+fn leave() -> u32 {
+    static IMAGE: AtomicU32 = AtomicU32::new(7);
+    static BEHIND: [AtomicU32; 100_000] = [const { AtomicU32::new(0) }; 100_000];
+    let mut found = IMAGE.fetch_add(1, Relaxed) - 7;
+    found += BEHIND.iter().map(|word| word.fetch_add(1, Relaxed)).sum::<u32>();
+    let mut grown = vec![0_u8; 3 << 20];
+    found += std::hint::black_box(&grown).iter().map(|byte| u32::from(*byte)).sum::<u32>();
+    grown.fill(1);
+    std::hint::black_box(&grown);
+    found
 }
 
 failover_policy!(Hostile);

@@ -4,7 +4,7 @@
 
 use super::Node;
 use crate::effect::{Alarm, Effect, Why};
-use crate::event::{Order, Refusal};
+use crate::event::Refusal;
 use crate::register::{ArbiterView, Register, Reply, Request, RequestId, Stamp, Standing};
 use crate::state::{Reign, State};
 use crate::time::{Mono, Span};
@@ -32,13 +32,15 @@ struct Known {
     since: Mono,
     /// Receipt of the newest answer that showed it.
     heard: Mono,
+    /// Sending of the newest request whose answer showed it.
+    asked: Mono,
     /// Nothing has happened since that may have changed it.
     sure: bool,
 }
 
 impl Known {
-    fn since(now: Mono, register: Option<Register>) -> Known {
-        Known { register, since: now, heard: now, sure: true }
+    fn since(now: Mono, register: Option<Register>, asked: Mono) -> Known {
+        Known { register, since: now, heard: now, asked, sure: true }
     }
 }
 
@@ -109,10 +111,11 @@ impl Arbiter {
         match &mut self.known {
             Some(known) if known.register == register => {
                 known.heard = now;
+                known.asked = known.asked.max(sent);
                 known.sure = true;
             }
             Some(known) if sent < known.heard => known.sure = false,
-            Some(_) | None => self.known = Some(Known::since(now, register)),
+            Some(_) | None => self.known = Some(Known::since(now, register, sent)),
         }
     }
 
@@ -165,7 +168,7 @@ impl Node {
                     // Those before it were made, or it could not have been.
                     arbiter.swaps.drain(..=at);
                     arbiter.took(swap.sent, now);
-                    arbiter.known = Some(Known::since(now, Some(swap.to)));
+                    arbiter.known = Some(Known::since(now, Some(swap.to), swap.sent));
                     self.swapped(&swap, fx);
                 }
                 Reply::Holds(register) => {
@@ -313,6 +316,12 @@ impl Node {
         self.arbiter.as_ref().and_then(|arbiter| arbiter.known).and_then(|known| known.register)
     }
 
+    /// The register is known as it was at `time` or later.
+    pub(super) fn read_since(&self, time: Mono) -> bool {
+        let known = self.arbiter.as_ref().and_then(Arbiter::sure);
+        known.is_some_and(|known| known.asked >= time)
+    }
+
     /// What the register should hold, as far as this node has the right to say.
     fn wish(&self) -> Option<Wish> {
         let arbiter = self.arbiter.as_ref()?;
@@ -390,7 +399,7 @@ impl Node {
         let leased = self.state.reign().is_some_and(|reign| reign.peer_until > self.now);
         let allowed = match known.register {
             // R12: only a primary with a live lease, or the operator's word, creates it.
-            None => self.state.reign().is_some() || self.order == Some(Order::StartAlone),
+            None => self.state.reign().is_some() || self.vouched(),
             Some(held) => held.epoch <= wish.epoch && (leased || self.takes(known)),
         };
         let to = self.written(wish.epoch, wish.alone, arbiter.requests + 1);
@@ -408,8 +417,7 @@ impl Node {
     /// Free to take, and nothing that was acknowledged is missing here by the register's word; an
     /// operator may say that it does not matter.
     fn takes(&self, known: &Known) -> bool {
-        let vouched = self.order == Some(Order::StartAlone);
-        self.free_to_take(known) && (vouched || !self.register_misses(known.register))
+        self.free_to_take(known) && (self.vouched() || !self.register_misses(known.register))
     }
 
     /// Requests so far: what is asked later has a higher number.
@@ -437,7 +445,7 @@ impl Node {
     pub(super) fn claim_is_lost(&self, epoch: crate::epoch::Epoch) -> bool {
         let known = self.arbiter.as_ref().and_then(Arbiter::sure);
         known.is_some_and(|known| match known.register {
-            None => self.order != Some(Order::StartAlone),
+            None => !self.vouched(),
             Some(held) => held.epoch > epoch || !self.takes(known),
         })
     }
@@ -466,11 +474,12 @@ impl Node {
             let other = wish.is_some_and(|wish| wish.alone != swap.to.alone);
             other || self.now >= swap.sent + self.hedge()
         });
-        let unknown = arbiter.sure().is_none() && arbiter.swaps.is_empty();
+        let undecided = self.undecided();
+        let unknown = undecided || arbiter.sure().is_none() && arbiter.swaps.is_empty();
         match arbiter.reads.last() {
             None => late || unknown || self.now >= self.next_look(arbiter),
             Some(read) => {
-                let urgent = late || unknown && wish.is_some();
+                let urgent = late || undecided || unknown && wish.is_some();
                 let room = arbiter.reads.len() < WAITING_MAX;
                 urgent && room && self.now >= read.sent + self.hedge()
             }

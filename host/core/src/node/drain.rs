@@ -29,6 +29,8 @@ impl Node {
         let known = self.want.highest.max(peer.beat.highest).max(peer.beat.reserved);
         let to = known.next_of(self.options.side.other());
         self.want.highest = to;
+        // Told now, one write has both.
+        self.may_hand();
         let lease = self.timing().parts().lease;
         let patience = self.now + Span(lease.0 / 2);
         let shipping = if self.options.data {
@@ -75,7 +77,7 @@ impl Node {
         // A peer that is heard and confirms nothing: the time that is left of the lease is for the
         // question whether to go on alone.
         let deaf = waited && self.now >= self.alone_question(&reign);
-        let durable = self.disk.highest >= to;
+        let durable = self.may_hand() && self.disk.highest >= to;
         let reserved = peer.beat.reserved >= to;
         // Whoever stops hands over to a peer that must still write the epoch; a planned move would
         // rather stay.

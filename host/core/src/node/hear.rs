@@ -1,7 +1,7 @@
 //! What a beat of the peer changes: grants, leases, handovers, meetings of two primaries.
 
 use super::{Met, Node, Owed, Peer};
-use crate::beat::{Beat, Claim, Echo, Meeting};
+use crate::beat::{Beat, Claim, Echo, Meeting, PeerRole};
 use crate::effect::{Alarm, Effect, Note, Why};
 use crate::epoch::Epoch;
 use crate::state::{After, Next, Reign, State};
@@ -24,7 +24,16 @@ impl Node {
                 fx.push(Effect::Note(Note::PeerBoot(beat.boot)));
             }
         }
-        let mut peer = Peer { beat, heard: self.now, echoed: known.and_then(|known| known.echoed) };
+        let mut peer = Peer {
+            beat,
+            heard: self.now,
+            echoed: known.and_then(|known| known.echoed),
+            // Whoever claims, accepts a hand or reigns raises its highest epoch first: equal ones
+            // say that it did none of it, also while nothing was heard.
+            idle_since: known
+                .filter(|known| known.idle() && known.beat.highest == beat.highest)
+                .map_or(self.now, |known| known.idle_since),
+        };
         let confirmed = beat.echo.filter(|echo| echo.boot == self.boot);
         let sent = confirmed.and_then(|echo| self.sent.at(echo.n));
         peer.echoed = peer.echoed.max(sent);
@@ -93,14 +102,29 @@ impl Node {
     }
 
     /// R11: a primary whose peer knows a higher epoch would be refused for ever; it moves above it,
-    /// unless the peer acknowledged more in a reign of its own meanwhile.
+    /// unless the peer acknowledged more in a reign of its own meanwhile. A claim without a request
+    /// is waited for: it fails and is told as known, or it makes a reign that is met.
     fn hear_highest(&mut self, beat: &Beat, fx: &mut Vec<Effect>) {
         if matches!(beat.claim, Claim::Primary(_)) {
+            return;
+        }
+        if self.outlived(beat) {
+            return self.let_go(After::Standby, Why::HigherEpoch(beat.highest), fx);
+        }
+        if beat.role == PeerRole::Candidate && beat.claim == Claim::None {
             return;
         }
         if beat.synced != Some(false) || !self.yields_to(beat.highest, fx) {
             self.move_above(beat.highest);
         }
+    }
+
+    /// Nobody claims before its promise is over. A primary that lives on its peer's grants, and
+    /// hears that peer claim a number which is news here, is beyond its lease: its clocks stood
+    /// still.
+    fn outlived(&self, beat: &Beat) -> bool {
+        let by_peer = self.state.reign().is_some_and(|reign| reign.own_until <= self.now);
+        by_peer && beat.role == PeerRole::Candidate && beat.highest > self.want.highest
     }
 
     /// A primary below `epoch` makes a higher one of its own durable; true when it begins to.
@@ -149,6 +173,7 @@ impl Node {
         self.want.promised = self.want.promised.max(lease_and_slack);
         self.want.was_primary = false;
         if reigns {
+            self.want.reigned = self.want.reigned.max(epoch);
             self.hear_synced(beat.synced);
         }
     }
@@ -226,9 +251,17 @@ impl Node {
         self.turn(State::Accepting { epoch: hand.epoch, until }, Why::HandedOver, fx);
     }
 
-    /// The promise that the sender of a hand makes: the receiver may serve that long.
+    /// L + G that the sender of a hand promises: the receiver may serve that long. Durable before
+    /// the hand is said, or a restart would forget a gate that closes later than this node's.
     pub(super) fn hand_promise(&self) -> Span {
         let own = self.own_promise();
-        promise(self.peer.map_or(own, |peer| own.max(peer.beat.lease + peer.beat.slack)))
+        self.peer.map_or(own, |peer| own.max(peer.beat.lease + peer.beat.slack))
+    }
+
+    /// The disk knows what a hand would promise; else it is told.
+    pub(super) fn may_hand(&mut self) -> bool {
+        let promised = self.hand_promise();
+        self.want.promised = self.want.promised.max(promised);
+        self.disk.promised >= promised
     }
 }

@@ -3,7 +3,7 @@
 use super::Node;
 use crate::effect::{Effect, Question, Why};
 use crate::event::{Order, Refusal};
-use crate::state::{After, State};
+use crate::state::{After, Resume, State};
 use alloc::vec::Vec;
 
 impl Node {
@@ -46,9 +46,19 @@ impl Node {
             Some(Order::StartAlone) => self.state.reign().is_some(),
             Some(Order::Switchover | Order::Clear | Order::Stop) | None => false,
         };
+        let late = self.order.is_some() && self.now >= self.order_by;
         if done {
             self.order_done(Ok(()), fx);
-        } else if self.order.is_some() && self.now >= self.order_by {
+        } else if self.vouched() && self.state.idle() && self.both_marked().is_none() {
+            // What was ordered is no longer so; it must not decide an election later.
+            self.order_done(Err(Refusal::NotWaiting), fx);
+        } else if let State::Electing { asked, .. } = self.state
+            && late
+            && self.vouched()
+        {
+            let why = if asked { Why::Outvoted } else { Why::Disk };
+            self.give_up(Resume::Standby, why, fx);
+        } else if late {
             let refusal = match self.order {
                 Some(Order::Maintenance(_) | Order::Clear) => Refusal::Disk,
                 Some(Order::Switchover | Order::StartAlone | Order::Stop) | None => {
@@ -63,6 +73,11 @@ impl Node {
         if let Some(order) = self.order.take() {
             fx.push(Effect::OrderDone(result.map(|()| order)));
         }
+    }
+
+    /// An operator vouches that this node may serve, and has no answer yet.
+    pub(super) fn vouched(&self) -> bool {
+        self.order == Some(Order::StartAlone)
     }
 
     fn order_switchover(&mut self, fx: &mut Vec<Effect>) -> Result<(), Refusal> {
@@ -104,6 +119,10 @@ impl Node {
             | State::Closing(_)
             | State::HandedOver { .. }
             | State::Stopped => return Err(Refusal::NotWaiting),
+        }
+        if self.both_marked().is_some() {
+            // Neither serves, and an operator may know better than register or numbers who is to.
+            return Ok(());
         }
         if !self.unserved() {
             return Err(Refusal::PeerPresent);

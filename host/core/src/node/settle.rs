@@ -1,10 +1,10 @@
 //! Timers and conditions: what the state itself calls for, whatever event came last.
 
 use super::Node;
-use crate::beat::{Claim, PeerRole};
+use crate::beat::PeerRole;
 use crate::effect::{Effect, Note, PersistId, Why};
 use crate::epoch::Epoch;
-use crate::event::{Order, Refusal};
+use crate::event::Refusal;
 use crate::state::{Reign, Resume, State};
 use alloc::vec::Vec;
 
@@ -57,29 +57,29 @@ impl Node {
                     self.speak(fx);
                     return true;
                 }
-                self.give_up_if(self.now >= until, Resume::Standby, Why::Outvoted, fx)
+                self.now >= until && self.give_up(Resume::Standby, Why::Outvoted, fx)
             }
             State::Claiming { epoch, until, from } if self.options.arbiter => {
                 if self.promise > self.now {
-                    return self.give_up_if(true, from, Why::SilenceBroken, fx);
+                    return self.give_up(from, Why::SilenceBroken, fx);
                 }
                 let lost = self.now >= until || self.claim_is_lost(epoch);
-                self.give_up_if(lost, from, Why::Arbiter, fx)
+                lost && self.give_up(from, Why::Arbiter, fx)
             }
             State::Claiming { epoch, until, from } => {
                 if !self.silent() || self.promise > self.now {
-                    return self.give_up_if(true, from, Why::SilenceBroken, fx);
+                    return self.give_up(from, Why::SilenceBroken, fx);
                 }
                 if self.disk.highest >= epoch {
                     let own = self.now + self.timing().self_granted();
                     self.reign(Reign::by_verdict(epoch, own), Why::Verdict(TAKE_OVER), fx);
                     return true;
                 }
-                self.give_up_if(self.now >= until, from, Why::Disk, fx)
+                self.now >= until && self.give_up(from, Why::Disk, fx)
             }
             State::Accepting { epoch, until } => {
                 if self.now >= until {
-                    return self.give_up_if(true, Resume::Standby, Why::Disk, fx);
+                    return self.give_up(Resume::Standby, Why::Disk, fx);
                 }
                 if self.disk.highest.max(self.disk.reserved) >= epoch {
                     self.reign(Reign::under_peer(epoch, until), Why::HandedOver, fx);
@@ -122,10 +122,7 @@ impl Node {
         cleared
     }
 
-    fn give_up_if(&mut self, now: bool, to: Resume, why: Why, fx: &mut Vec<Effect>) -> bool {
-        if !now {
-            return false;
-        }
+    pub(super) fn give_up(&mut self, to: Resume, why: Why, fx: &mut Vec<Effect>) -> bool {
         let back = match to {
             Resume::Joining => State::Joining,
             Resume::Standby => State::Standby,
@@ -145,19 +142,21 @@ impl Node {
     /// a wait.
     fn elect(&mut self, fx: &mut Vec<Effect>) -> bool {
         let Some(peer) = self.two_way() else { return false };
-        // A fenced peer claims nothing, and grants.
-        let idle =
-            matches!(peer.beat.role, PeerRole::Joining | PeerRole::Standby | PeerRole::Fenced);
-        let free = idle && peer.beat.claim == Claim::None && self.owed.is_none();
+        let free = peer.idle() && self.owed.is_none();
         if !free || !self.able() || !self.may_pair() || self.now < self.elect_again {
             return false;
         }
         let me = self.options.side;
+        let vouched = self.vouched();
+        if self.undecided() && !vouched {
+            return false;
+        }
         // Whoever lacks what was acknowledged does not claim beside one who has it.
         let (lacks, peer_lacks) = (self.lacks_beside(&peer.beat), self.has_more_than(&peer.beat));
-        let both = lacks && peer_lacks;
+        let both = self.both_marked().is_some();
         let tie = |highest| if both { highest } else { Epoch::NONE };
         let mine = (
+            vouched,
             !lacks,
             // Numbers of claims that failed count as highest, too: the register knows who reigned.
             !(both && self.misses_by_register()),
@@ -170,6 +169,7 @@ impl Node {
             me == crate::epoch::Side::A,
         );
         let peers = (
+            false,
             !peer_lacks,
             !(both && self.peer_misses_by_register()),
             tie(peer.beat.highest),
@@ -235,7 +235,7 @@ impl Node {
         if self.promise > self.now || !(arbitrated || self.silent()) {
             return;
         }
-        let by_operator = self.order == Some(Order::StartAlone);
+        let by_operator = self.vouched();
         if !(self.claimable() || by_operator && self.arbiter_allows_start().is_ok()) {
             return;
         }
@@ -243,6 +243,9 @@ impl Node {
         let known = known.max(self.register().map_or(known, |held| held.epoch));
         let epoch = self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
         self.want.highest = epoch;
+        // What an operator is about to give up is missing here until this node reigns: its claim
+        // may take that word out of the register, and fail all the same.
+        self.want.stale |= self.misses_by_register();
         self.owed = None;
         let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);
         self.turn(State::Claiming { epoch, until, from }, Why::Verdict(TAKE_OVER), fx);

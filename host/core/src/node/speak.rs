@@ -8,6 +8,7 @@ use crate::event::Answerer;
 use crate::register::Standing;
 use crate::state::{Role, Shipping, State};
 use crate::time::{Mono, Span};
+use crate::timing::promise;
 use alloc::vec::Vec;
 
 /// Rounds without an answer after which nobody answers on the VIP.
@@ -34,13 +35,15 @@ impl Node {
                 fx.push(Effect::Renew { until: reign.until() });
             }
         }
-        if matches!(self.state, State::HandedOver { .. }) {
-            self.promise = self.promise.max(self.now + self.hand_promise());
+        let hands = matches!(self.state, State::HandedOver { .. }) && self.may_hand();
+        if hands {
+            self.promise = self.promise.max(self.now + promise(self.hand_promise()));
         }
         self.n += 1;
         self.sent.record(self.n, self.now);
         self.next_beat = self.now + self.pace();
-        fx.push(Effect::Send(self.beat()));
+        let beat = self.beat();
+        fx.push(Effect::Send(Beat { hand: beat.hand.filter(|_| hands), ..beat }));
     }
 
     /// Says nothing while a grant is owed that the disk has not taken yet: a primary that hears its

@@ -6,7 +6,7 @@
 //! way. What the peer says counts from the first beat of this node that told it: an older word of
 //! the peer may be about to be overwritten on its disk.
 
-use super::Node;
+use super::{Node, Peer};
 use crate::beat::Beat;
 use crate::effect::{Durable, Effect, SyncId, Why};
 use crate::epoch::{Epoch, Side};
@@ -189,7 +189,7 @@ impl Node {
 
     /// The register says that its holder acknowledged what this node does not have.
     pub(super) fn register_misses(&self, register: Option<Register>) -> bool {
-        acknowledged_alone(register, self.options.side.other())
+        self.acknowledged_alone(register, self.options.side.other())
     }
 
     /// The same of the register as it was last seen, however long ago.
@@ -199,7 +199,27 @@ impl Node {
 
     /// The same the other way round: this node acknowledged what the peer does not have.
     pub(super) fn peer_misses_by_register(&self) -> bool {
-        acknowledged_alone(self.register(), self.options.side)
+        self.acknowledged_alone(self.register(), self.options.side)
+    }
+
+    /// Each node may have acknowledged what the other lacks, and the register, which knows who did,
+    /// has not been read since the peer ceased to serve: nobody is elected before it has, or an
+    /// operator says who is to serve.
+    pub(super) fn undecided(&self) -> bool {
+        let Some(peer) = self.both_marked().filter(|_| self.options.arbiter) else { return false };
+        // Its own word is the last one if the peer never had a higher number: to write, it needs
+        // one.
+        let own = self.register().is_some_and(|held| {
+            held.holder() == Some(self.options.side) && held.epoch > peer.beat.highest
+        });
+        !own && !self.read_since(peer.idle_since)
+    }
+
+    /// Neither serves, and each node may have acknowledged what the other lacks: the peer.
+    pub(super) fn both_marked(&self) -> Option<Peer> {
+        let peer = self.two_way().filter(Peer::idle).filter(|_| self.state.idle())?;
+        let both = self.lacks_beside(&peer.beat) && self.has_more_than(&peer.beat);
+        both.then_some(peer)
     }
 
     /// A reign after this one acknowledged what is not here.
@@ -207,9 +227,14 @@ impl Node {
         let held = self.register().filter(|held| self.register_misses(Some(*held)));
         held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
-}
 
-/// The register says that this node holds it, and acknowledged what the other one does not have.
-fn acknowledged_alone(register: Option<Register>, node: Side) -> bool {
-    register.is_some_and(|held| held.holder() == Some(node) && !held.peer_synced)
+    /// The register says that this node holds it, and acknowledged what the other one does not
+    /// have. A word from before the newest reign that is known here is over: whoever began that one
+    /// had everything, or an operator's word.
+    fn acknowledged_alone(&self, register: Option<Register>, node: Side) -> bool {
+        register.is_some_and(|held| {
+            let over = held.epoch < self.want.reigned;
+            held.holder() == Some(node) && !held.peer_synced && !over
+        })
+    }
 }

@@ -210,6 +210,7 @@ fn node(state: State) -> Node {
         beat: Beat { n: 99, ..beat },
         heard: Mono(NOW.0 - 5_000_000),
         echoed: Some(Mono(NOW.0 - 5_000_000)),
+        idle_since: Mono::ZERO,
     });
     let want = match state {
         State::Electing { epoch, .. }

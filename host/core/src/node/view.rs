@@ -36,8 +36,11 @@ pub struct View {
     pub peer: Option<PeerView>,
     /// Takeover is disarmed here.
     pub maintenance: bool,
-    /// A policy wants a person to decide.
+    /// A policy wants a person to decide, or the arbiter's register is missing.
     pub wants_operator: bool,
+    /// Both nodes may have acknowledged what the other lacks: the arbiter says who serves, or an
+    /// operator does.
+    pub undecided: bool,
     /// The pair waits for a license.
     pub wants_license: bool,
     /// This node has been one of a pair.
@@ -130,6 +133,7 @@ impl Node {
             peer: self.peer_view(),
             maintenance: self.want.maintenance,
             wants_operator: self.wants_operator || self.waits_for_register(now),
+            undecided: self.undecided(),
             wants_license: self.peer.is_some() && !self.may_pair(),
             formed: self.want.formed,
             fenced: matches!(self.state, State::Fenced(_)),

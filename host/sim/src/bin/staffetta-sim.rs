@@ -3,6 +3,7 @@
 //! ```text
 //! staffetta-sim [--seeds N] [--first N] [--arbiter never|always|both] [--once] [--stop]
 //! staffetta-sim --trace SEED
+//! staffetta-sim --scenario FILE
 //! ```
 
 use staffetta_sim::{
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (mut seeds, mut first, mut stop, mut once, mut trace) = (1_000, 1, false, false, None);
-    let mut arbiter = Tiebreak::Both;
+    let (mut arbiter, mut file) = (Tiebreak::Both, None);
     let number = |text: Option<String>| text.and_then(|text| text.parse::<u64>().ok());
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             "--stop" => stop = true,
             "--once" => once = true,
             "--trace" => trace = number(args.next()),
+            "--scenario" => file = args.next(),
             "--arbiter" => {
                 arbiter = match args.next().as_deref() {
                     Some("never") => Tiebreak::Never,
@@ -37,9 +39,10 @@ fn main() -> ExitCode {
         }
     }
     let pair = Pair::fast(arbiter);
-    quietly(|| match trace {
-        Some(seed) => show(&pair, seed),
-        None => many(&pair, first..first + seeds, stop, once),
+    quietly(|| match (file, trace) {
+        (Some(file), _) => replay(&pair, &file),
+        (None, Some(seed)) => show(&pair, seed),
+        (None, None) => many(&pair, first..first + seeds, stop, once),
     })
 }
 
@@ -49,6 +52,20 @@ fn show(pair: &Pair, seed: u64) -> ExitCode {
     let outcome = run(pair, &plan, &mut Native::default(), true);
     println!("{}\n{:?}", outcome.text, outcome.violation);
     ExitCode::SUCCESS
+}
+
+fn replay(pair: &Pair, file: &str) -> ExitCode {
+    let read = std::fs::read_to_string(file).map_err(|error| error.to_string());
+    let plan = match read.and_then(|text| scenario::read(&text).map_err(|e| e.to_string())) {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("staffetta-sim: {file}: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = run(pair, &plan, &mut Native::default(), true);
+    println!("{}\n{:?}", outcome.text, outcome.violation);
+    if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn many(pair: &Pair, seeds: Range<u64>, stop: bool, once: bool) -> ExitCode {

@@ -5,7 +5,7 @@ use crate::coverage::{Coverage, Rule};
 use crate::fault::seat_name;
 use crate::plan::Pair;
 use crate::world::{MS, Ns, side};
-use staffetta_core::{Effect, Note, Role};
+use staffetta_core::{Alarm, Beat, Claim, Effect, Epoch, Event, Note, Role};
 
 /// What the kernel and the loop may take beside beat and round trip.
 const REACTION_MS: u64 = 100;
@@ -17,13 +17,16 @@ pub(crate) struct Meetings {
     since: Ns,
     last: Ns,
     disturbed: bool,
+    /// Who was told of a higher reign by a peer that does not reign any more: since when it goes on
+    /// below which epoch.
+    below: [Option<(Ns, Epoch)>; 2],
 }
 
 impl Meetings {
     pub(crate) fn new(pair: &Pair) -> Meetings {
         let parts = pair.timing.parts();
         let bound = (parts.beat + parts.delay.times(2)).0 + REACTION_MS * MS;
-        Meetings { bound, since: 0, last: 0, disturbed: true }
+        Meetings { bound, since: 0, last: 0, disturbed: true, below: [None; 2] }
     }
 
     /// Something changed: the time begins anew.
@@ -55,25 +58,48 @@ impl Meetings {
         }
         Ok(())
     }
-}
 
-/// Whoever learns of a meeting yields or announces, in the same step.
-pub(crate) fn step(step: Step<'_>, coverage: &mut Coverage) -> Finding {
-    let met = step.effects.iter().find_map(|effect| match effect {
-        Effect::Note(Note::Met { low, high }) => Some((*low, *high)),
-        _ => None,
-    });
-    let Some((_, high)) = met else { return Ok(()) };
-    coverage.evaluated(Rule::G4);
-    let has = |wanted: &Effect| step.effects.iter().any(|effect| effect == wanted);
-    let served = matches!(step.before.role, Role::Primary | Role::Draining);
-    let serves = matches!(step.after.role, Role::Primary | Role::Draining);
-    let name = seat_name(side(step.at));
-    if serves && step.after.epoch >= high && !has(&Effect::Announce) {
-        return Err(format!("{name} wins a meeting and does not announce again"));
+    /// Whoever learns of a meeting yields or announces, in the same step. Whoever is told by a peer
+    /// that does not reign any more goes on, above it: below it the peer would refuse it for ever.
+    pub(crate) fn step(&mut self, now: Ns, step: Step<'_>, coverage: &mut Coverage) -> Finding {
+        self.rises(now, step)?;
+        let met = step.effects.iter().find_map(|effect| match effect {
+            Effect::Note(Note::Met { low, high }) => Some((*low, *high)),
+            _ => None,
+        });
+        let Some((_, high)) = met else { return Ok(()) };
+        coverage.evaluated(Rule::G4);
+        let has = |wanted: &Effect| step.effects.iter().any(|effect| effect == wanted);
+        let served = matches!(step.before.role, Role::Primary | Role::Draining);
+        let serves = matches!(step.after.role, Role::Primary | Role::Draining);
+        let name = seat_name(side(step.at));
+        // A claim announces by itself.
+        if served && serves && step.after.epoch >= high && !has(&Effect::Announce) {
+            return Err(format!("{name} wins a meeting and does not announce again"));
+        }
+        if !served || step.before.epoch >= high || has(&Effect::Release) {
+            return Ok(());
+        }
+        let reigns = |beat: &Beat| matches!(beat.claim, Claim::Primary(_));
+        if matches!(step.event, Event::Heard(beat) if reigns(beat)) {
+            return Err(format!("{name} loses a meeting with {high} and does not let go"));
+        }
+        self.below[step.at].get_or_insert((now, high));
+        Ok(())
     }
-    if served && step.before.epoch < high && !has(&Effect::Release) {
-        return Err(format!("{name} loses a meeting with {high} and does not let go"));
+
+    /// Goes above the reign that it was told of as soon as its disk allows.
+    fn rises(&mut self, now: Ns, step: Step<'_>) -> Finding {
+        let Some((since, high)) = self.below[step.at] else { return Ok(()) };
+        let unable = step.writing || step.after.alarms.contains(&Alarm::DiskFailed);
+        if step.after.role != Role::Primary || step.after.epoch >= high {
+            self.below[step.at] = None;
+        } else if unable {
+            self.below[step.at] = Some((now, high));
+        } else if now - since > self.bound {
+            let name = seat_name(side(step.at));
+            return Err(format!("{name} goes on below {high}, of which its peer told"));
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -54,6 +54,8 @@ pub(crate) struct Step<'a> {
     pub at: usize,
     /// It said that it reigns, and has not let go since.
     pub reigns: bool,
+    /// A record is on its way to its disk.
+    pub writing: bool,
     pub before: &'a View,
     pub event: &'a Event,
     pub effects: &'a [Effect],
@@ -82,7 +84,7 @@ impl Rules {
     pub(crate) fn after_step(&mut self, now: Ns, step: Step<'_>, coverage: &mut Coverage) {
         for (rule, finding) in [
             (Rule::G2, self.g2.step(step, coverage)),
-            (Rule::G4, g4::step(step, coverage)),
+            (Rule::G4, self.g4.step(now, step, coverage)),
             (Rule::G6, g6::step(step, coverage)),
         ] {
             if let Err(text) = finding {

@@ -30,7 +30,7 @@ impl World<'_> {
         seat.shadow.asked(id, &request, now);
         let by_primary =
             seat.node.as_ref().is_some_and(|node| node.view(now).role == Role::Primary);
-        let by_right = by_primary || seat.vouched;
+        let by_right = by_primary || seat.vouched.is_some();
         let life = seat.life;
         let request = Asked { id, request, by_right };
         let delay = self.arbiter_delay();

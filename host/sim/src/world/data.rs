@@ -56,6 +56,13 @@ impl Rows {
         }
     }
 
+    /// Forgets what the other has not, as far as it is among the `given`.
+    pub(crate) fn give_up(&mut self, given: &Rows, other: &Rows) {
+        for (epoch, count) in self.0.iter_mut().filter(|(of, count)| *count <= given.of(*of)) {
+            *count = other.of(*epoch).min(*count);
+        }
+    }
+
     /// The first reign of which `other` has fewer, and by how many.
     pub(crate) fn missing_in(&self, other: &Rows) -> Option<(Epoch, u64)> {
         let missing =
@@ -165,7 +172,20 @@ impl World<'_> {
         let seat = &self.seats[at];
         let rows = seat.rows.since(seat.plane.reign, at);
         self.coverage.saw(Counter::Acked);
-        self.rules.acknowledged.told(&rows);
+        self.tell_acknowledged(at, &rows);
+    }
+
+    /// Applications of this node hear that these are safe.
+    fn tell_acknowledged(&mut self, at: usize, rows: &Rows) {
+        let knows = self.seats[at].shadow.granted_max;
+        let other = &mut self.seats[1 - at];
+        if let Some(vouched) = &mut other.vouched
+            && other.shadow.granted_max == vouched.granted
+        {
+            // Neither knows of the other: it is given up with the rest.
+            vouched.rows.join(rows);
+        }
+        self.rules.acknowledged.told(rows, knows);
     }
 
     fn ship(&mut self, at: usize, view: &View) {
@@ -232,7 +252,7 @@ impl World<'_> {
         plane.confirmed.join(&parcel.rows);
         plane.behind_since = None;
         self.coverage.saw(Counter::Acked);
-        self.rules.acknowledged.told(&acknowledged);
+        self.tell_acknowledged(at, &acknowledged);
     }
 
     /// Tells the core when the peer falls behind for too long, and when it has caught up.
@@ -340,7 +360,8 @@ impl World<'_> {
             self.hold(Rule::Planned, finding);
         }
         self.coverage.evaluated(Rule::Acknowledged);
-        let finding = self.rules.acknowledged.reigns(at, &has, self.seats[at].vouched);
+        let vouched = self.seats[at].vouched.as_ref().map(|vouched| &vouched.rows);
+        let finding = self.rules.acknowledged.reigns(at, epoch, &has, vouched);
         self.hold(Rule::Acknowledged, finding);
     }
 

@@ -133,7 +133,10 @@ impl World<'_> {
             let now = seat.clock.local(self.now);
             let Some(node) = seat.node.as_ref().filter(|_| seat.awake()) else { continue };
             let view = node.view(now);
-            let waits = view.wants_operator || view.peer.is_some_and(|peer| peer.maintenance);
+            let patient = now.since(view.since) >= self.pair.timing.parts().join_timeout;
+            let waits = view.wants_operator
+                || view.undecided && patient
+                || view.peer.is_some_and(|peer| peer.maintenance);
             let serving = (0..2).any(|at| self.seats[at].answers_at(self.now));
             let order = match view.role {
                 _ if view.maintenance => Some(Order::Maintenance(false)),

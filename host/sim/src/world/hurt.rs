@@ -1,12 +1,14 @@
 //! Faults begin and end.
 
 use super::link::Noise;
-use super::seat::{Power, Trap};
+use super::seat::{Power, Trap, Vouched};
 use super::{Due, MS, World, index};
 use crate::fault::Fault;
 use crate::plan::Premise;
 use staffetta_core::{Event, Order, Side};
 
+/// Rules that a stopped daemon should put back are looked for this often.
+const LOOK_MS: u64 = 20;
 /// A stop waits this long for its effect at least.
 const TRAP_MS_MIN: u64 = 15_000;
 
@@ -180,7 +182,14 @@ impl World<'_> {
                 let ills = &mut self.seats[index(node)].ills;
                 ills.release_ms = ills.release_ms.filter(|(of, _)| *of != number);
             }
-            Fault::Flush { node, .. } => self.unflush(index(node)),
+            Fault::Flush { node, .. } => {
+                let seat = &self.seats[index(node)];
+                if seat.node.is_some() && !seat.awake() {
+                    // It is the daemon that puts the rules back.
+                    return self.queue.at(self.now + LOOK_MS * MS, Due::Mend(number));
+                }
+                self.unflush(index(node));
+            }
             Fault::Policy { node, .. } => {
                 let ills = &mut self.seats[index(node)].ills;
                 ills.policy = ills.policy.filter(|(of, _)| *of != number);
@@ -273,13 +282,19 @@ impl World<'_> {
     fn unflush(&mut self, at: usize) {
         let slack = self.pair.timing.parts().slack;
         let seat = &mut self.seats[at];
-        if seat.ills.flushed == 0 {
+        // The rules of a daemon that is gone stay away: its next life puts them back.
+        if seat.ills.flushed == 0 || seat.node.is_none() {
             return;
         }
         seat.ills.flushed -= 1;
         if seat.ills.flushed == 0 {
             seat.slack = slack;
             let life = seat.life;
+            if seat.answers_at(self.now) {
+                // The rules come back with the lease that is left.
+                let until = seat.shadow.armed_until();
+                self.arm(at, until);
+            }
             self.tell(at, life, Event::Slack(slack));
         }
     }
@@ -287,7 +302,11 @@ impl World<'_> {
     pub(crate) fn order(&mut self, at: usize, order: Order) {
         let life = self.seats[at].life;
         if self.seats[at].awake() {
-            self.seats[at].vouched = order == Order::StartAlone;
+            if order == Order::StartAlone && self.seats[at].vouched.is_none() {
+                let rows = self.rules.acknowledged.rows().clone();
+                let granted = self.seats[at].shadow.granted_max;
+                self.seats[at].vouched = Some(Vouched { rows, granted });
+            }
             self.tell(at, life, Event::Order(order));
         }
     }
@@ -298,10 +317,15 @@ impl World<'_> {
         self.strangers = 0;
         self.arbiter.down = 0;
         self.arbiter.slow = None;
+        for seat in &mut self.seats {
+            seat.trap = None;
+        }
         for at in 0..2 {
+            if let Some(stop) = self.seats[at].frozen {
+                self.thaw(at, stop);
+            }
             let flushed = self.seats[at].ills.flushed > 0;
             let stuck = self.seats[at].ills.disk.take().is_some();
-            self.seats[at].trap = None;
             self.seats[at].ills = super::seat::Ills::default();
             if stuck {
                 self.unstick(at);
@@ -309,9 +333,6 @@ impl World<'_> {
             if flushed {
                 self.seats[at].ills.flushed = 1;
                 self.unflush(at);
-            }
-            if let Some(stop) = self.seats[at].frozen {
-                self.thaw(at, stop);
             }
             if self.seats[at].power == Power::Off {
                 self.seats[at].power = Power::On;

@@ -172,7 +172,8 @@ impl World<'_> {
         let after = node.view(now);
         let (before, event, after) = (&before, &event, &after);
         let reigns = seat.shadow.reign.is_some();
-        let step = Step { at, reigns, before, event, effects: &effects, after };
+        let writing = seat.writing.is_some();
+        let step = Step { at, reigns, writing, before, event, effects: &effects, after };
         self.rules.after_step(self.now, step, &mut self.coverage);
         let role = after.role;
         self.decided(at, &effects);
@@ -265,7 +266,7 @@ impl World<'_> {
 
     /// What was on its way to the disk: a killed process leaves it to the kernel, a power cut may
     /// tear it, which the other slot of the file survives.
-    fn crash_writes(&mut self, at: usize, kernel_lives: bool) {
+    pub(crate) fn crash_writes(&mut self, at: usize, kernel_lives: bool) {
         let Some((_, record)) = self.seats[at].writing.take() else { return };
         match self.dice.roll(3) {
             0 => {

@@ -67,6 +67,15 @@ pub(crate) enum Power {
     Off,
 }
 
+/// What an operator gives up by ordering a node to start alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Vouched {
+    /// What was acknowledged then, and since then by a peer that does not know.
+    pub rows: Rows,
+    /// The highest epoch that the node had granted its peer.
+    pub granted: staffetta_core::Epoch,
+}
+
 /// A stop that waits for an effect.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Trap {
@@ -160,8 +169,8 @@ pub(crate) struct Seat {
     pub writes_as: staffetta_core::Epoch,
     /// The data plane of its process.
     pub plane: Plane,
-    /// An operator vouched that the peer does not serve.
-    pub vouched: bool,
+    /// An operator vouched that the peer does not serve, and has no answer yet.
+    pub vouched: Option<Vouched>,
     /// When the machine woke whose gate timer stood still, while that gate was not armed since. A
     /// stop of the process at this very moment is the gap that the guarantees name.
     pub gate_slept: Option<Ns>,
@@ -206,7 +215,7 @@ impl Seat {
             rows: Rows::default(),
             writes_as: staffetta_core::Epoch::NONE,
             plane: Plane::default(),
-            vouched: false,
+            vouched: None,
             gate_slept: None,
         }
     }
@@ -229,7 +238,7 @@ impl Seat {
         self.turn.clear();
         self.trap = None;
         self.held = false;
-        self.vouched = false;
+        self.vouched = None;
         self.plane = Plane::default();
         self.run += 1;
         self.bursts += 1;

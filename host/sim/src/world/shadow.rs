@@ -222,6 +222,10 @@ impl Shadow {
         }
     }
 
+    pub(crate) fn armed_until(&self) -> Mono {
+        self.armed
+    }
+
     /// The reign is over, or another one begins.
     pub(crate) fn reign_ends(&mut self) {
         self.reign = None;

@@ -5,7 +5,7 @@ use crate::coverage::{Counter, Rule};
 use crate::fault::{DiskMode, EffectKind};
 use crate::trace_of;
 use staffetta_core::{
-    Answerer, Durable, Effect, Event, Intent, Mono, Note, Order, PersistId, Role, Why,
+    Answerer, Durable, Effect, Event, Intent, Mono, Note, Order, PersistId, Refusal, Role, Why,
 };
 
 pub(crate) fn kind(effect: &Effect) -> EffectKind {
@@ -57,7 +57,10 @@ impl World<'_> {
             Effect::Exit => self.exit(at),
             Effect::OrderDone(result) => {
                 self.say(at, || format!("order: {result:?}"));
-                self.seats[at].vouched = false;
+                // Busy is the answer to another order than the one under way.
+                if result != Err(Refusal::Busy) {
+                    self.seats[at].vouched = None;
+                }
                 match result {
                     Ok(Order::StartAlone) => self.coverage.saw(Counter::StartAlone),
                     Ok(_) => {}
@@ -101,7 +104,7 @@ impl World<'_> {
     }
 
     /// Hands what is left of the lease to the kernel, which may be late by less than G.
-    fn arm(&mut self, at: usize, until: Mono) {
+    pub(crate) fn arm(&mut self, at: usize, until: Mono) {
         let weather = &self.plan.weather;
         let left = self.real_of(at, until).saturating_sub(self.now);
         let left = u128::from(left) * u128::from(weather.gate_permille) / 1_000;
@@ -209,6 +212,7 @@ impl World<'_> {
 
     fn exit(&mut self, at: usize) {
         self.say(at, || "process ends".into());
+        self.crash_writes(at, true);
         self.close(at);
         self.seats[at].forget_process();
         self.rules.g4.disturbed();
