@@ -1,6 +1,6 @@
 //! Databases of a pair: real daemons, applications that know nothing of them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use staffetta_lab::{Node, Pair, PairOptions, Role};
@@ -36,21 +36,6 @@ fn open(more: &str, prepare: fn(&Pair) -> Result<()>) -> Result<Scene> {
     Scene::open(&options(more), false, prepare)?.context("no pair")
 }
 
-/// A database that was copied a moment ago is known to policies by the standby's next word of
-/// itself: before, they refuse for that reason and no other.
-fn switch_over(pair: &Pair, from: Node) -> Result<()> {
-    let end = Instant::now() + PATIENCE;
-    while let Err(refused) = said(pair, from, &["switchover"]) {
-        // The order is answered before its decision is shown.
-        let unknown =
-            || said(pair, from, &["status"]).is_ok_and(|text| text.contains("is, is not known"));
-        wait("the reason", pair, unknown).map_err(|error| error.context(refused.to_string()))?;
-        ensure!(Instant::now() < end, "{refused}");
-        std::thread::sleep(ms(50));
-    }
-    Ok(())
-}
-
 #[test]
 fn a_planned_move_under_load_loses_no_commit() {
     world(|| {
@@ -62,7 +47,7 @@ fn a_planned_move_under_load_loses_no_commit() {
             let mut writer = Writer::start(&pair.database(from, "app"), ms(1))?;
             writer.wait_for(300, PATIENCE)?;
             all_aligned(pair)?;
-            switch_over(pair, from)?;
+            said(pair, from, &["switchover"])?;
             let committed = writer.end();
             let to = from.peer();
             wait("every commit on the new primary", pair, || rows(pair, to) >= committed)?;

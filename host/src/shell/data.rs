@@ -55,6 +55,8 @@ struct Plane {
 struct Report {
     id: u64,
     data: Data,
+    /// What the standby lacks of it, as its acknowledgements say; none where none is followed.
+    lacks: Option<u64>,
 }
 
 /// Starts the engines and the channel, where data is configured.
@@ -251,20 +253,9 @@ impl DataLink {
         let Some(plane) = &self.0 else { return Vec::new() };
         let own = self.all();
         let known = plane.peer.lock().expect("no holder panics");
-        let seen = |own: Report| {
-            let (report, at) = known.get(&own.id)?;
-            Some(Data {
-                epoch: report.epoch,
-                seq: report.txid,
-                copy: copied(report.copy),
-                behind_items: report.behind,
-                behind_bytes: 0,
-                behind: 0,
-                age: u32::try_from(at.elapsed().as_millis()).unwrap_or(u32::MAX),
-                ..own.data
-            })
-        };
-        own.into_iter().filter_map(seen).collect()
+        own.into_iter()
+            .filter_map(|own| peer_copy(own.data, own.lacks, known.get(&own.id)))
+            .collect()
     }
 
     /// What to tell the peer of in frame number `turn`.
@@ -276,7 +267,7 @@ impl DataLink {
         let count = all.len().min(crate::link::DATA_REPORTS_MAX);
         let from = turn * count;
         let told = |at: usize| {
-            let Report { id, data } = &all[at % all.len()];
+            let Report { id, data, .. } = &all[at % all.len()];
             let copy = copied_number(data.copy);
             DataReport {
                 id: *id,
@@ -388,6 +379,28 @@ impl Drain {
     }
 }
 
+/// What policies see of the peer's copy of `own`: what it said of it last, or, to the primary that
+/// it follows, what it acknowledged, which is never older.
+fn peer_copy(own: Data, lacks: Option<u64>, said: Option<&(DataReport, Instant)>) -> Option<Data> {
+    let said_copy = said.map(|(report, _)| copied(report.copy));
+    if let Some(lacks) = lacks.filter(|_| said_copy != Some(Copied::Diverged)) {
+        let copy = if lacks == 0 { Copied::Aligned } else { Copied::Behind };
+        let seq = own.seq.saturating_sub(lacks);
+        return Some(Data { seq, copy, behind_items: lacks, age: 0, ..own });
+    }
+    let (report, at) = said?;
+    Some(Data {
+        epoch: report.epoch,
+        seq: report.txid,
+        copy: copied(report.copy),
+        behind_items: report.behind,
+        behind_bytes: 0,
+        behind: 0,
+        age: u32::try_from(at.elapsed().as_millis()).unwrap_or(u32::MAX),
+        ..own
+    })
+}
+
 /// Identity on the wire of the heartbeats: both configurations share a name.
 fn name_id(name: &str) -> u64 {
     let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
@@ -453,6 +466,41 @@ mod tests {
                 other => panic!("{other:?}"),
             });
             assert_eq!(said.collect::<Vec<_>>(), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_standby_acknowledged_is_newer_than_what_it_said() {
+        let own = Data {
+            kind: staffetta_policy::types::DataKind::Database,
+            name: "cdr".into(),
+            epoch: 7,
+            seq: 40,
+            copy: Copied::Aligned,
+            behind_items: 2,
+            behind_bytes: 8_192,
+            behind: 3,
+            age: 0,
+        };
+        let said = |copy| {
+            let copy = copied_number(copy);
+            (DataReport { id: 1, epoch: 6, txid: 30, copy, behind: 10 }, Instant::now())
+        };
+        let (unknown, behind) = (said(Copied::Unknown), said(Copied::Behind));
+        let diverged = said(Copied::Diverged);
+        for (lacks, said, expected) in [
+            (None, None, None),
+            (None, Some(&unknown), Some((6, 30, Copied::Unknown, 10, 0))),
+            (None, Some(&behind), Some((6, 30, Copied::Behind, 10, 0))),
+            (Some(2), Some(&unknown), Some((7, 38, Copied::Behind, 2, 3))),
+            (Some(2), None, Some((7, 38, Copied::Behind, 2, 3))),
+            (Some(0), Some(&behind), Some((7, 40, Copied::Aligned, 0, 3))),
+            (Some(0), Some(&diverged), Some((6, 30, Copied::Diverged, 10, 0))),
+        ] {
+            let seen = peer_copy(own.clone(), lacks, said);
+            let seen =
+                seen.map(|data| (data.epoch, data.seq, data.copy, data.behind_items, data.behind));
+            assert_eq!(seen, expected, "{lacks:?} {said:?}");
         }
     }
 

@@ -121,7 +121,9 @@ pub(super) fn data_of(status: &DatabaseStatus) -> Data {
 }
 
 pub(super) fn report_of(status: &DatabaseStatus) -> Report {
-    Report { id: id_of(status), data: data_of(status) }
+    // Where it leads, what is behind is what the standby did not acknowledge.
+    let lacks = status.behind.filter(|_| status.state == staffetta_db::State::Leading);
+    Report { id: id_of(status), data: data_of(status), lacks }
 }
 
 /// Turns the engine's words into the journal's, the core's and the policy's.

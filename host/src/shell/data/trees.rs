@@ -62,7 +62,7 @@ pub(super) fn is_fit(status: &TreeStatus) -> bool {
 }
 
 pub(super) fn report_of(status: &TreeStatus) -> Report {
-    Report { id: id_of(status), data: data_of(status) }
+    Report { id: id_of(status), data: data_of(status), lacks: None }
 }
 
 pub(super) fn data_of(status: &TreeStatus) -> Data {
