@@ -97,7 +97,8 @@ pub enum Refusal {
     PeerNotEligible,
     /// The license does not allow planned moves.
     License,
-    /// The peer is there: a node starts alone only in silence.
+    /// The peer is there: a node starts alone in silence, or where neither serves and each may lack
+    /// what the other one acknowledged.
     PeerPresent,
     /// What this node may have promised before it started is not over yet.
     Promised(Span),
@@ -113,6 +114,8 @@ pub enum Refusal {
     Policy,
     /// The peer did not take the service over.
     NotTaken,
+    /// The node, which was to start beside its peer, was not elected in time.
+    NotElected,
     /// The data did not reach the peer in time.
     DataNotShipped,
     /// The disk did not take the record.

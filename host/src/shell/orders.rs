@@ -127,7 +127,9 @@ fn refused(refusal: Refusal) -> OrderError {
             ("the license does not allow planned moves", "see `staffetta status`, license")
         }
         Refusal::PeerPresent => {
-            ("the peer is there", "a node starts alone only in silence; the pair forms by itself")
+            let remedy = "the pair forms by itself: a node starts alone in silence, or where neither \
+                          serves and each may lack what the other one acknowledged";
+            ("the peer is there", remedy)
         }
         Refusal::Promised(left) => {
             return OrderError::new(
@@ -147,6 +149,10 @@ fn refused(refusal: Refusal) -> OrderError {
         Refusal::NotTaken => {
             ("the peer did not take the service over", "see the log of the peer; this node went on")
         }
+        Refusal::NotElected => (
+            "this node was not elected in time; nothing was given up",
+            "see what it waits for in `staffetta status`, then give the order again",
+        ),
         Refusal::DataNotShipped => (
             "the standby did not get all data in time; writers go on here",
             "see `staffetta status --aligned`: wait until it is aligned, then try again",

@@ -33,14 +33,14 @@ struct Known {
     /// Receipt of the newest answer that showed it.
     heard: Mono,
     /// Sending of the newest request whose answer showed it.
-    asked: Mono,
+    sent: Mono,
     /// Nothing has happened since that may have changed it.
     sure: bool,
 }
 
 impl Known {
-    fn since(now: Mono, register: Option<Register>, asked: Mono) -> Known {
-        Known { register, since: now, heard: now, asked, sure: true }
+    fn since(now: Mono, register: Option<Register>, sent: Mono) -> Known {
+        Known { register, since: now, heard: now, sent, sure: true }
     }
 }
 
@@ -111,7 +111,7 @@ impl Arbiter {
         match &mut self.known {
             Some(known) if known.register == register => {
                 known.heard = now;
-                known.asked = known.asked.max(sent);
+                known.sent = known.sent.max(sent);
                 known.sure = true;
             }
             Some(known) if sent < known.heard => known.sure = false,
@@ -319,7 +319,7 @@ impl Node {
     /// The register is known as it was at `time` or later.
     pub(super) fn read_since(&self, time: Mono) -> bool {
         let known = self.arbiter.as_ref().and_then(Arbiter::sure);
-        known.is_some_and(|known| known.asked >= time)
+        known.is_some_and(|known| known.sent >= time)
     }
 
     /// What the register should hold, as far as this node has the right to say.

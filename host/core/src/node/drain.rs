@@ -30,7 +30,7 @@ impl Node {
         let to = known.next_of(self.options.side.other());
         self.want.highest = to;
         // Told now, one write has both.
-        self.may_hand();
+        self.note_hand_promise();
         let lease = self.timing().parts().lease;
         let patience = self.now + Span(lease.0 / 2);
         let shipping = if self.options.data {
@@ -77,6 +77,7 @@ impl Node {
         // A peer that is heard and confirms nothing: the time that is left of the lease is for the
         // question whether to go on alone.
         let deaf = waited && self.now >= self.alone_question(&reign);
+        self.note_hand_promise();
         let durable = self.may_hand() && self.disk.highest >= to;
         let reserved = peer.beat.reserved >= to;
         // Whoever stops hands over to a peer that must still write the epoch; a planned move would

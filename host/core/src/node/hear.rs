@@ -258,10 +258,13 @@ impl Node {
         self.peer.map_or(own, |peer| own.max(peer.beat.lease + peer.beat.slack))
     }
 
-    /// The disk knows what a hand would promise; else it is told.
-    pub(super) fn may_hand(&mut self) -> bool {
-        let promised = self.hand_promise();
-        self.want.promised = self.want.promised.max(promised);
-        self.disk.promised >= promised
+    /// The disk is told what a hand would promise.
+    pub(super) fn note_hand_promise(&mut self) {
+        self.want.promised = self.want.promised.max(self.hand_promise());
+    }
+
+    /// The disk knows it.
+    pub(super) fn may_hand(&self) -> bool {
+        self.disk.promised >= self.hand_promise()
     }
 }

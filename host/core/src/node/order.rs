@@ -3,7 +3,7 @@
 use super::Node;
 use crate::effect::{Effect, Question, Why};
 use crate::event::{Order, Refusal};
-use crate::state::{After, Resume, State};
+use crate::state::{After, State};
 use alloc::vec::Vec;
 
 impl Node {
@@ -46,24 +46,19 @@ impl Node {
             Some(Order::StartAlone) => self.state.reign().is_some(),
             Some(Order::Switchover | Order::Clear | Order::Stop) | None => false,
         };
-        let late = self.order.is_some() && self.now >= self.order_by;
+        let electing = matches!(self.state, State::Electing { .. }) && self.vouched();
+        // The end of its election answers an order.
+        let late = self.order.is_some() && self.now >= self.order_by && !electing;
         if done {
             self.order_done(Ok(()), fx);
         } else if self.vouched() && self.state.idle() && self.both_marked().is_none() {
             // What was ordered is no longer so; it must not decide an election later.
             self.order_done(Err(Refusal::NotWaiting), fx);
-        } else if let State::Electing { asked, .. } = self.state
-            && late
-            && self.vouched()
-        {
-            let why = if asked { Why::Outvoted } else { Why::Disk };
-            self.give_up(Resume::Standby, why, fx);
         } else if late {
             let refusal = match self.order {
                 Some(Order::Maintenance(_) | Order::Clear) => Refusal::Disk,
-                Some(Order::Switchover | Order::StartAlone | Order::Stop) | None => {
-                    Refusal::NotTaken
-                }
+                Some(Order::StartAlone) => Refusal::NotElected,
+                Some(Order::Switchover | Order::Stop) | None => Refusal::NotTaken,
             };
             self.order_done(Err(refusal), fx);
         }

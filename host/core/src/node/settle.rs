@@ -57,7 +57,10 @@ impl Node {
                     self.speak(fx);
                     return true;
                 }
-                self.now >= until && self.give_up(Resume::Standby, Why::Outvoted, fx)
+                // What an operator ordered goes on for as long as the order does.
+                let until = if self.vouched() { until.min(self.order_by) } else { until };
+                let why = if asked { Why::Outvoted } else { Why::Disk };
+                self.now >= until && self.give_up(Resume::Standby, why, fx)
             }
             State::Claiming { epoch, until, from } if self.options.arbiter => {
                 if self.promise > self.now {
@@ -122,7 +125,8 @@ impl Node {
         cleared
     }
 
-    pub(super) fn give_up(&mut self, to: Resume, why: Why, fx: &mut Vec<Effect>) -> bool {
+    /// Waits again; true, as there may be more to settle.
+    fn give_up(&mut self, to: Resume, why: Why, fx: &mut Vec<Effect>) -> bool {
         let back = match to {
             Resume::Joining => State::Joining,
             Resume::Standby => State::Standby,
@@ -153,7 +157,7 @@ impl Node {
         }
         // Whoever lacks what was acknowledged does not claim beside one who has it.
         let (lacks, peer_lacks) = (self.lacks_beside(&peer.beat), self.has_more_than(&peer.beat));
-        let both = self.both_marked().is_some();
+        let both = lacks && peer_lacks;
         let tie = |highest| if both { highest } else { Epoch::NONE };
         let mine = (
             vouched,

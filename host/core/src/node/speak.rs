@@ -35,15 +35,17 @@ impl Node {
                 fx.push(Effect::Renew { until: reign.until() });
             }
         }
-        let hands = matches!(self.state, State::HandedOver { .. }) && self.may_hand();
-        if hands {
-            self.promise = self.promise.max(self.now + promise(self.hand_promise()));
+        if matches!(self.state, State::HandedOver { .. }) {
+            self.note_hand_promise();
         }
         self.n += 1;
         self.sent.record(self.n, self.now);
         self.next_beat = self.now + self.pace();
         let beat = self.beat();
-        fx.push(Effect::Send(Beat { hand: beat.hand.filter(|_| hands), ..beat }));
+        if beat.hand.is_some() {
+            self.promise = self.promise.max(self.now + promise(self.hand_promise()));
+        }
+        fx.push(Effect::Send(beat));
     }
 
     /// Says nothing while a grant is owed that the disk has not taken yet: a primary that hears its
@@ -64,13 +66,16 @@ impl Node {
             }
             State::Primary(reign) => (Claim::Primary(reign.epoch), None, Epoch::NONE),
             State::Draining { reign, to, .. } => (Claim::Primary(reign.epoch), None, to),
-            State::HandedOver { epoch, .. } => (Claim::None, self.hand(epoch), Epoch::NONE),
+            State::HandedOver { epoch, .. } if self.may_hand() => {
+                (Claim::None, self.hand(epoch), Epoch::NONE)
+            }
             State::Joining
             | State::Standby
             | State::Electing { .. }
             | State::Claiming { .. }
             | State::Accepting { .. }
             | State::Closing(_)
+            | State::HandedOver { .. }
             | State::Fenced(_)
             | State::Stopped => (Claim::None, None, Epoch::NONE),
         };
