@@ -1026,18 +1026,42 @@ fn a_peer_with_another_number_was_not_idle_all_the_time() {
     let disk = ahead(20);
     let mut one = One::boots_with(disk, false, true);
     one.run(200);
-    let held = Register { epoch: Epoch(11), ..register(PEER + 1, 7, false) };
     let undecided = |one: &mut One, highest: u64| {
         one.hears(|beat| marked(beat, highest));
         one.node.view(one.now).undecided
     };
     one.look();
-    assert!(undecided(&mut one, 11));
+    assert!(undecided(&mut one, 21));
     let (id, _) = one.consults();
-    one.told(id, Reply::Holds(Some(held)));
+    one.told(id, Reply::Holds(Some(register(ME + 1, 7, true))));
     one.run(1);
-    assert!(!undecided(&mut one, 11));
-    assert!(undecided(&mut one, 13), "what was read is of before");
+    assert!(!undecided(&mut one, 21));
+    assert!(undecided(&mut one, 23), "what was read is of before");
+}
+
+/// `note_outdone`: whoever has read in the register that the peer acknowledged last tells it so;
+/// the peer may not reach the arbiter.
+#[test]
+fn who_reads_that_it_is_outdone_tells_the_peer() {
+    for (holder, peer_synced, marks) in
+        [(PEER, false, true), (PEER, true, false), (ME, false, false)]
+    {
+        let mut one = One::boots_with(ahead(20), false, true);
+        one.run(200);
+        one.look();
+        // With a number that wins where the register does not decide.
+        one.hears(|beat| marked(beat, 21));
+        assert_eq!((one.role(), one.said.unwrap().stale), (Role::Joining, Some(false)));
+        let (id, _) = one.consults();
+        let held = Register { epoch: Epoch(11), ..register(holder + 1, 7, peer_synced) };
+        let held = if holder == ME { register(ME + 1, 7, peer_synced) } else { held };
+        one.told(id, Reply::Holds(Some(held)));
+        one.written();
+        one.run(60);
+        let expected = if marks { (Some(true), None) } else { (Some(false), Some(false)) };
+        let said = one.said.unwrap();
+        assert_eq!((said.stale, said.synced), expected, "{holder} {peer_synced}");
+    }
 }
 
 /// `undecided`: a word of this node with a number that the peer never went above is the last one,
@@ -1065,6 +1089,19 @@ fn a_word_of_the_register_ends_with_the_next_reign() {
         assert_eq!(question, Question::Start);
         one.answers(id, Intent::TakeOver);
         assert_eq!(one.role() == Role::Candidate, takes, "{reigned}");
+    }
+    // A reign of its own, of which the peer has not heard, does not end this node's own word: with
+    // it the peer, which goes by that word, yields.
+    for (reigned, elected) in [(12, true), (13, false)] {
+        let disk = Durable { reigned: Epoch(reigned), ..ahead(13) };
+        let mut one = reads(disk, register(ME + 1, 7, false));
+        one.run(200);
+        one.look();
+        one.hears(|beat| marked(beat, 21));
+        let (id, _) = one.consults();
+        one.told(id, Reply::Holds(Some(register(ME + 1, 7, false))));
+        one.hears(|beat| marked(beat, 21));
+        assert_eq!(one.role() == Role::Candidate, elected, "{reigned}");
     }
     // Which reign was the newest is on the disk: its own, and one that it granted.
     let records = |one: &mut One| {
@@ -1175,6 +1212,71 @@ fn what_an_operator_gives_up_is_known_here_before_the_register_forgets_it() {
         assert_eq!(one.role(), Role::Primary);
         assert!(!one.node.view(one.now).stale, "given up");
     }
+}
+
+/// `note_given_up`, `may_overwrite`: the same where the register says so amid the claim.
+#[test]
+fn what_the_register_says_amid_a_claim_is_known_before_it_is_forgotten() {
+    let held = Register { epoch: Epoch(11), ..register(PEER, 7, true) };
+    let mut one = reads(formed(10), held);
+    one.run(1_000);
+    one.look();
+    one.step(Event::Order(Order::StartAlone));
+    one.written();
+    let (id, request) = one.consults();
+    assert!(matches!(request, Request::Swap { .. }), "{request:?}");
+    let newer = Register { epoch: Epoch(11), ..register(PEER, 8, false) };
+    one.told(id, Reply::Holds(Some(newer)));
+    let swaps = |effect: &Effect| matches!(effect, Effect::Consult(_, Request::Swap { .. }));
+    one.run(20);
+    assert!(!one.look().iter().any(swaps), "the mark is not durable");
+    one.written();
+    assert!(one.node.view(one.now).stale);
+    assert!(matches!(one.consults().1, Request::Swap { expect, .. } if expect == Some(newer)));
+}
+
+/// `gives_up`: a claim over what is missing here does not say that the peer lacks something: the
+/// claim may fail, and the peer be the one that has everything.
+#[test]
+fn a_claim_by_an_operator_keeps_nobody_else_from_taking_over() {
+    let held = Register { epoch: Epoch(11), ..register(PEER, 7, false) };
+    let mut one = reads(ahead(10), held);
+    one.run(1_000);
+    one.look();
+    one.step(Event::Order(Order::StartAlone));
+    one.written();
+    let (id, request) = one.consults();
+    assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced), "{request:?}");
+    one.told(id, Reply::Swapped);
+    assert_eq!(one.role(), Role::Primary);
+    let (_, request) = one.consults();
+    assert!(matches!(request, Request::Swap { to, .. } if !to.peer_synced), "{request:?}");
+}
+
+/// `settle_sync`: a node that its own disk still calls stale says nothing of what it has: a crash
+/// now would leave nobody who knows of what it acknowledges alone.
+#[test]
+fn nothing_is_acknowledged_alone_before_the_mark_of_what_was_given_up_is_gone() {
+    let held = Register { epoch: Epoch(11), ..register(PEER, 7, false) };
+    let mut one = reads(ahead(10), held);
+    one.run(1_000);
+    one.look();
+    one.step(Event::Order(Order::StartAlone));
+    one.written();
+    let (id, _) = one.consults();
+    one.told(id, Reply::Swapped);
+    assert_eq!(one.role(), Role::Primary);
+    // The disk hangs.
+    one.step(Event::Synced(SyncId(1), false));
+    // The first of these writes was sent before that word.
+    for _ in 0..2 {
+        let (id, request) = one.consults();
+        assert!(matches!(request, Request::Swap { to, .. } if !to.peer_synced), "{request:?}");
+        one.told(id, Reply::Swapped);
+    }
+    assert_eq!(one.degraded(), []);
+    one.written();
+    assert_eq!(one.degraded(), [(1, true)]);
 }
 
 /// `pace`: while answers are missing beats get denser, so that a lossy link does not look like a

@@ -64,9 +64,9 @@ pub(super) enum Verb {
     },
     /// Clear the cause of a fenced node
     Clear,
-    /// Start serving without the peer
+    /// Start serving without the peer, or beside one where each may lack what the other acknowledged
     Start {
-        /// You vouch that the peer does not serve
+        /// You vouch that the peer does not serve, and give up what only it has
         #[arg(long, required = true)]
         alone: bool,
     },
@@ -166,7 +166,8 @@ pub(super) enum FilesVerb {
 pub(super) struct BarrierFlags {
     /// The database
     pub(super) database: PathBuf,
-    /// How long to wait; 0: as long as it takes
+    /// How long to wait; 0: until the daemon answers, which a database with `mode = "async"` gets
+    /// after a second
     #[arg(long, default_value_t = 0)]
     pub(super) timeout_ms: u64,
     /// The barrier socket, when it is not where the configuration says

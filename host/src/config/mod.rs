@@ -451,7 +451,7 @@ impl Config {
     }
 
     /// SHA-256 over what must be the same on both nodes: cluster, times, service addresses,
-    /// policies. A difference is an alarm.
+    /// policies, the arbiter's prefix, and what is replicated. A difference is an alarm.
     #[must_use]
     pub fn pair_digest(&self) -> [u8; 32] {
         let mut vips: Vec<String> =

@@ -60,7 +60,9 @@ fn misaligned(status: &DatabaseStatus) -> Option<String> {
         State::Shipping | State::Catching => "the standby is being brought to it".into(),
         State::Waiting => "no primary names it".into(),
         State::Opening => "it is being read".into(),
-        State::Diverged => "it diverged: `staffetta db resync`, or the policy, decides".into(),
+        State::Diverged => {
+            format!("it diverged: `staffetta db resync {}`, or the policy, decides", status.name)
+        }
     };
     Some(format!("{}: {why}", status.name))
 }
@@ -75,10 +77,10 @@ pub(crate) fn alarms(data: &DataLink) -> Vec<Alarm> {
         }
         if status.state == State::Diverged {
             let text = format!(
-                "{} holds what the primary may lack: `staffetta db diff`, then `staffetta db \
-                 resync {}` archives it and takes the primary's",
+                "{} holds what the primary may lack: `staffetta db resync {name}` archives it \
+                 and takes the primary's; `staffetta db diff {name}` then shows what differed",
                 status.path.display(),
-                status.name
+                name = status.name
             );
             alarms.push(Alarm { name: "database-diverged".into(), text });
         }

@@ -193,8 +193,8 @@ impl Publisher {
             if about.config != self.digest {
                 alarms.push(alarm(
                     "configs-differ",
-                    "cluster, times, VIPs or policies differ between the configurations: compare \
-                     the two files"
+                    "cluster, times, VIPs, policies, arbiter, databases or trees differ between \
+                     the configurations: compare the two files"
                         .into(),
                 ));
             }
@@ -302,7 +302,9 @@ fn waiting(snapshot: &Snapshot) -> Option<String> {
         return Some("the operator: remove the cause, then `staffetta clear`".into());
     }
     if view.wants_license {
-        return Some("a license for both nodes: see `staffetta license show`".into());
+        return Some(
+            "a license for both nodes: see the license of each in `staffetta status`".into(),
+        );
     }
     if view.undecided {
         return Some(

@@ -378,7 +378,7 @@ impl Node {
         Register {
             epoch,
             alone,
-            peer_synced: !self.peer_may_lack(),
+            peer_synced: !self.peer_may_lack() || self.gives_up(),
             lease: self.timing().parts().lease,
             slack: self.slack,
             stamp: Stamp { boot: self.boot, n },
@@ -400,7 +400,10 @@ impl Node {
         let allowed = match known.register {
             // R12: only a primary with a live lease, or the operator's word, creates it.
             None => self.state.reign().is_some() || self.vouched(),
-            Some(held) => held.epoch <= wish.epoch && (leased || self.takes(known)),
+            Some(held) => {
+                let free = leased || self.takes(known) && self.may_overwrite(held);
+                held.epoch <= wish.epoch && free
+            }
         };
         let to = self.written(wish.epoch, wish.alone, arbiter.requests + 1);
         allowed.then_some(Request::Swap { expect: known.register, to })

@@ -66,6 +66,9 @@ impl Node {
                 if self.promise > self.now {
                     return self.give_up(from, Why::SilenceBroken, fx);
                 }
+                if self.vouched() {
+                    self.note_given_up();
+                }
                 let lost = self.now >= until || self.claim_is_lost(epoch);
                 lost && self.give_up(from, Why::Arbiter, fx)
             }
@@ -185,7 +188,7 @@ impl Node {
             me == crate::epoch::Side::B,
         );
         if mine <= peers {
-            return false;
+            return self.note_outdone();
         }
         let epoch = self.want.highest.max(self.want.reserved).max(peer.beat.highest).next_of(me);
         self.want.highest = epoch;
@@ -247,9 +250,7 @@ impl Node {
         let known = known.max(self.register().map_or(known, |held| held.epoch));
         let epoch = self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
         self.want.highest = epoch;
-        // What an operator is about to give up is missing here until this node reigns: its claim
-        // may take that word out of the register, and fail all the same.
-        self.want.stale |= self.misses_by_register();
+        self.note_given_up();
         self.owed = None;
         let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);
         self.turn(State::Claiming { epoch, until, from }, Why::Verdict(TAKE_OVER), fx);

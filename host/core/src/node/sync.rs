@@ -11,7 +11,7 @@ use crate::beat::Beat;
 use crate::effect::{Durable, Effect, SyncId, Why};
 use crate::epoch::{Epoch, Side};
 use crate::register::Register;
-use crate::state::After;
+use crate::state::{After, State};
 use alloc::vec::Vec;
 
 /// What a reign knows of what its peer has.
@@ -82,7 +82,8 @@ impl Node {
         match self.sync {
             Sync::Leaving { word, beat, request } => {
                 let known = self.peer_says_stale(beat) == Some(true);
-                let ahead = self.durably(|record| record.ahead);
+                // A mark of what an operator gave up would keep this node from saying so later.
+                let ahead = self.durably(|record| record.ahead && !record.stale);
                 let proven = ahead && (known || self.register_degrades(request));
                 if proven {
                     self.sync = Sync::Degraded;
@@ -222,6 +223,33 @@ impl Node {
         both.then_some(peer)
     }
 
+    /// What an operator is about to give up is missing here until this node reigns: its claim may
+    /// take that word out of the register, and fail all the same.
+    pub(super) fn note_given_up(&mut self) {
+        self.want.stale |= self.misses_by_register();
+    }
+
+    /// That is durable before the register forgets it.
+    pub(super) fn may_overwrite(&self, held: Register) -> bool {
+        self.disk.stale || !self.register_misses(Some(held))
+    }
+
+    /// Claims by an operator's word over what is missing here: what it acknowledged before is not
+    /// what the pair goes by, unless the claim makes a reign.
+    pub(super) fn gives_up(&self) -> bool {
+        matches!(self.state, State::Claiming { .. }) && self.want.stale
+    }
+
+    /// The register, read since the peer ceased to serve, says that what the peer acknowledged is
+    /// missing here. The peer may not know that it is the one to be elected: it is told, by the
+    /// mark. True when it was made now.
+    pub(super) fn note_outdone(&mut self) -> bool {
+        let outdone = self.both_marked().is_some() && !self.undecided() && !self.stale();
+        let marks = outdone && self.misses_by_register();
+        self.want.stale |= marks;
+        marks
+    }
+
     /// A reign after this one acknowledged what is not here.
     pub(super) fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
         let held = self.register().filter(|held| self.register_misses(Some(*held)));
@@ -230,10 +258,13 @@ impl Node {
 
     /// The register says that this node holds it, and acknowledged what the other one does not
     /// have. A word from before the newest reign that is known here is over: whoever began that one
-    /// had everything, or an operator's word.
+    /// had everything, or an operator's word. But of a later reign of its own, with which it would
+    /// end its own word, the other node may not have heard.
     fn acknowledged_alone(&self, register: Option<Register>, node: Side) -> bool {
+        let me = self.options.side;
+        let own = node == me && self.want.reigned.minted_by() == Some(me);
         register.is_some_and(|held| {
-            let over = held.epoch < self.want.reigned;
+            let over = held.epoch < self.want.reigned && !own;
             held.holder() == Some(node) && !held.peer_synced && !over
         })
     }

@@ -20,8 +20,8 @@ impl Acknowledged {
         &self.rows
     }
 
-    /// Applications hear that these are safe, from a node that has granted its peer epochs up to
-    /// `knows`.
+    /// Applications hear that these are safe, from a node that has granted its peer, or
+    /// reigned under, epochs up to `knows`.
     pub(crate) fn told(&mut self, rows: &Rows, knows: Epoch) {
         let mut rows = rows.clone();
         for (_, has) in self.given_up.iter().filter(|(epoch, _)| *epoch > knows) {

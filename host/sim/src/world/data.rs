@@ -177,7 +177,9 @@ impl World<'_> {
 
     /// Applications of this node hear that these are safe.
     fn tell_acknowledged(&mut self, at: usize, rows: &Rows) {
-        let knows = self.seats[at].shadow.granted_max;
+        let seat = &self.seats[at];
+        // A reign of its own that is newer than what was given up is not of before.
+        let knows = seat.shadow.granted_max.max(seat.plane.reign);
         let other = &mut self.seats[1 - at];
         if let Some(vouched) = &mut other.vouched
             && other.shadow.granted_max == vouched.granted

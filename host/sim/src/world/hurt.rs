@@ -302,11 +302,13 @@ impl World<'_> {
     pub(crate) fn order(&mut self, at: usize, order: Order) {
         let life = self.seats[at].life;
         if self.seats[at].awake() {
-            if order == Order::StartAlone && self.seats[at].vouched.is_none() {
+            // One order at a time; a stop is not answered.
+            if order == Order::StartAlone && self.seats[at].orders == 0 {
                 let rows = self.rules.acknowledged.rows().clone();
                 let granted = self.seats[at].shadow.granted_max;
                 self.seats[at].vouched = Some(Vouched { rows, granted });
             }
+            self.seats[at].orders += u32::from(order != Order::Stop);
             self.tell(at, life, Event::Order(order));
         }
     }

@@ -171,6 +171,8 @@ pub(crate) struct Seat {
     pub plane: Plane,
     /// An operator vouched that the peer does not serve, and has no answer yet.
     pub vouched: Option<Vouched>,
+    /// Orders of this life that have no answer yet.
+    pub orders: u32,
     /// When the machine woke whose gate timer stood still, while that gate was not armed since. A
     /// stop of the process at this very moment is the gap that the guarantees name.
     pub gate_slept: Option<Ns>,
@@ -216,6 +218,7 @@ impl Seat {
             writes_as: staffetta_core::Epoch::NONE,
             plane: Plane::default(),
             vouched: None,
+            orders: 0,
             gate_slept: None,
         }
     }
@@ -239,6 +242,7 @@ impl Seat {
         self.trap = None;
         self.held = false;
         self.vouched = None;
+        self.orders = 0;
         self.plane = Plane::default();
         self.run += 1;
         self.bursts += 1;

@@ -57,6 +57,7 @@ impl World<'_> {
             Effect::Exit => self.exit(at),
             Effect::OrderDone(result) => {
                 self.say(at, || format!("order: {result:?}"));
+                self.seats[at].orders = self.seats[at].orders.saturating_sub(1);
                 // Busy is the answer to another order than the one under way.
                 if result != Err(Refusal::Busy) {
                     self.seats[at].vouched = None;
