@@ -75,7 +75,7 @@ fn wall_readers(path: &Path, found: &mut Vec<String>) -> Result<usize> {
     Ok(1)
 }
 
-/// Promised: wall-clock time is never used for a lease (DESIGN §4).
+/// Promised: wall-clock time is never used for a lease.
 #[test]
 fn no_lease_reads_the_wall_clock() -> Result<()> {
     let mut found = Vec::new();

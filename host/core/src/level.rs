@@ -2,7 +2,7 @@
 
 use crate::register::Standing;
 
-/// What a cut may cost right now (DESIGN §3).
+/// What a cut may cost right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
     /// The arbiter answers: at most one node serves under any partition.

@@ -1,4 +1,4 @@
-//! The times of a pair and the inequalities between them (DESIGN §4, research `protocol.md` §4).
+//! The times of a pair and the inequalities between them (R4, R8, R13 of `ARCHITECTURE.md`).
 //!
 //! A [`Timing`] exists only if every inequality holds; no other code checks them.
 
@@ -234,7 +234,7 @@ impl Timing {
         Span((self.parts.beat.0 / 6).max(Span::ms(5).0).max(remembered))
     }
 
-    /// A loop that comes round this much late has stalled (DESIGN §4: h/2).
+    /// A loop that comes round this much late has stalled (half a beat).
     #[must_use]
     pub fn stall(&self) -> Span {
         Span(self.parts.beat.0 / 2)

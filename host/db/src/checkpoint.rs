@@ -143,8 +143,7 @@ pub(crate) fn passes(
         moved |= moved_before.is_none_or(|earlier| backfilled > earlier);
         moved_before = Some(backfilled);
         let remaining = remaining(files).unwrap_or(frames.saturating_sub(backfilled));
-        // Nothing reached the end: what was moved is in the page cache only.
-        // Also when it was an application's own checkpoint that moved it.
+        // Unless a pass reached the end, what was moved, by whomever, is in the page cache only.
         if frames != backfilled || remaining > 0 {
             sync(files, path)?;
         }
@@ -157,7 +156,7 @@ pub(crate) fn passes(
     Ok(Passed { remaining: before, moved })
 }
 
-/// Brings the database to the disk. A failure is said once by the system: whoever goes on would
+/// Brings the database to the disk. The kernel reports a lost write once: whoever goes on would
 /// take what was lost for durable.
 fn sync(files: &Files, path: &Path) -> Result<(), rusqlite::Error> {
     // SAFETY: the descriptor is open as long as `files` is.

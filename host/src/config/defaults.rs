@@ -64,7 +64,7 @@ pub const JOURNAL_MEGABYTES: u64 = 256;
 /// `log.level`.
 pub const LOG_LEVEL: LogLevel = LogLevel::Info;
 
-/// G while the nftables lease set is in force (DESIGN §4).
+/// G while the nftables lease set is in force.
 pub const SLACK_NFTABLES_MS: u64 = 20;
 /// G while only address lifetimes are to be had: the kernel counts them in whole seconds.
 pub const SLACK_LIFETIME_MS: u64 = 1_400;

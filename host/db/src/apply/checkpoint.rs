@@ -164,7 +164,7 @@ impl Checkpoint {
             .map_err(failed)?;
         // A reader keeps it, or the flow is faster than the disk.
         let is_much = u64::from(passed.remaining) * frame_bytes > LOCKED_BYTES_MAX;
-        if is_much || self.kind == CheckpointKind::Passive {
+        if is_much {
             return Ok(());
         }
         let is_long = self.wal_bytes > LONG_BYTES;

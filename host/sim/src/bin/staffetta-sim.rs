@@ -38,6 +38,10 @@ fn main() -> ExitCode {
             }
         }
     }
+    if file.is_some() && trace.is_some() {
+        eprintln!("staffetta-sim: --scenario shows its own trace: leave --trace out");
+        return ExitCode::from(2);
+    }
     let pair = Pair::fast(arbiter);
     quietly(|| match (file, trace) {
         (Some(file), _) => replay(&pair, &file),
