@@ -1039,6 +1039,28 @@ fn a_peer_with_another_number_was_not_idle_all_the_time() {
     assert!(undecided(&mut one, 23), "what was read is of before");
 }
 
+/// `elect`: where the register decides nothing, whoever reads it does not wait for the one with the
+/// higher number, which does not.
+#[test]
+fn who_reads_the_register_does_not_wait_for_who_cannot() {
+    for (reads_it, elected) in [(true, false), (false, true)] {
+        let mut one = One::boots_with(ahead(20), false, true);
+        one.run(200);
+        one.look();
+        let hears = |one: &mut One| {
+            one.hears(|beat| {
+                marked(beat, 21);
+                beat.arbiter = Some(reads_it);
+            });
+        };
+        hears(&mut one);
+        let (id, _) = one.consults();
+        one.told(id, Reply::Holds(Some(register(ME + 1, 7, true))));
+        hears(&mut one);
+        assert_eq!(one.role() == Role::Candidate, elected, "{reads_it}");
+    }
+}
+
 /// `note_outdone`: whoever has read in the register that the peer acknowledged last tells it so;
 /// the peer may not reach the arbiter.
 #[test]
@@ -1156,6 +1178,44 @@ fn an_election_by_an_order_ends_with_the_order() {
     }
 }
 
+/// `ends_by`: an order that is refused is not carried out later, whatever the disk or the arbiter
+/// does then.
+#[test]
+fn a_claim_by_an_order_ends_with_the_order() {
+    let lease = Span::ms(3_000);
+    for arbiter in [false, true] {
+        let mut one = One::boots_timed(stale(10), timing_of(lease), false, arbiter);
+        if arbiter {
+            one.step(Event::Tick);
+            let (id, _) = one.consults();
+            let held = Register { epoch: Epoch(11), lease, ..register(PEER, 7, true) };
+            one.told(id, Reply::Holds(Some(held)));
+        }
+        one.run(9_500);
+        if arbiter {
+            let (id, _) = one.consults();
+            let held = Register { epoch: Epoch(11), lease, ..register(PEER, 7, true) };
+            one.told(id, Reply::Holds(Some(held)));
+        }
+        one.look();
+        one.step(Event::Order(Order::StartAlone));
+        let ordered = one.now;
+        assert_eq!(one.role(), Role::Candidate, "{arbiter}");
+        if arbiter {
+            one.written();
+        }
+        let refusal = if arbiter { Refusal::Arbiter } else { Refusal::Disk };
+        while one.role() == Role::Candidate {
+            one.run(100);
+        }
+        assert!(one.now.since(ordered) <= Span::ms(10_200), "{arbiter}");
+        assert!(one.look().contains(&Effect::OrderDone(Err(refusal))), "{arbiter}");
+        one.written();
+        one.run(1_000);
+        assert_ne!(one.role(), Role::Primary, "{arbiter}: what was refused was carried out");
+    }
+}
+
 /// `hear_highest`: a claim of which nobody knows how it ends is no reason to go above it.
 #[test]
 fn a_primary_waits_for_the_end_of_a_claim_without_a_request() {
@@ -1249,6 +1309,11 @@ fn a_claim_by_an_operator_keeps_nobody_else_from_taking_over() {
     assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced), "{request:?}");
     one.told(id, Reply::Swapped);
     assert_eq!(one.role(), Role::Primary);
+    // The disk hangs: nothing can be acknowledged alone yet.
+    let (id, request) = one.consults();
+    assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced), "{request:?}");
+    one.told(id, Reply::Swapped);
+    one.written();
     let (_, request) = one.consults();
     assert!(matches!(request, Request::Swap { to, .. } if !to.peer_synced), "{request:?}");
 }
@@ -1257,23 +1322,16 @@ fn a_claim_by_an_operator_keeps_nobody_else_from_taking_over() {
 /// now would leave nobody who knows of what it acknowledges alone.
 #[test]
 fn nothing_is_acknowledged_alone_before_the_mark_of_what_was_given_up_is_gone() {
-    let held = Register { epoch: Epoch(11), ..register(PEER, 7, false) };
-    let mut one = reads(ahead(10), held);
-    one.run(1_000);
-    one.look();
+    let mut one = One::boots(Durable { ahead: true, ..stale(10) });
+    one.run(9_500);
     one.step(Event::Order(Order::StartAlone));
-    one.written();
-    let (id, _) = one.consults();
-    one.told(id, Reply::Swapped);
+    let claim = one.writing.take().expect("a claim is durable first");
+    one.step(Event::Persisted(claim));
     assert_eq!(one.role(), Role::Primary);
-    // The disk hangs.
+    // The disk hangs; the peer, which is stale as well, returns.
     one.step(Event::Synced(SyncId(1), false));
-    // The first of these writes was sent before that word.
-    for _ in 0..2 {
-        let (id, request) = one.consults();
-        assert!(matches!(request, Request::Swap { to, .. } if !to.peer_synced), "{request:?}");
-        one.told(id, Reply::Swapped);
-    }
+    one.run(60);
+    one.hears_stale(Some(true));
     assert_eq!(one.degraded(), []);
     one.written();
     assert_eq!(one.degraded(), [(1, true)]);

@@ -378,7 +378,7 @@ impl Node {
         Register {
             epoch,
             alone,
-            peer_synced: !self.peer_may_lack() || self.gives_up(),
+            peer_synced: self.peer_may_take_over(),
             lease: self.timing().parts().lease,
             slack: self.slack,
             stamp: Stamp { boot: self.boot, n },

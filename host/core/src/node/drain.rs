@@ -77,7 +77,9 @@ impl Node {
         // A peer that is heard and confirms nothing: the time that is left of the lease is for the
         // question whether to go on alone.
         let deaf = waited && self.now >= self.alone_question(&reign);
-        self.note_hand_promise();
+        if self.note_hand_promise() {
+            return true;
+        }
         let durable = self.may_hand() && self.disk.highest >= to;
         let reserved = peer.beat.reserved >= to;
         // Whoever stops hands over to a peer that must still write the epoch; a planned move would

@@ -258,9 +258,11 @@ impl Node {
         self.peer.map_or(own, |peer| own.max(peer.beat.lease + peer.beat.slack))
     }
 
-    /// The disk is told what a hand would promise.
-    pub(super) fn note_hand_promise(&mut self) {
+    /// The disk is told what a hand would promise; true when that is news.
+    pub(super) fn note_hand_promise(&mut self) -> bool {
+        let news = self.hand_promise() > self.want.promised;
         self.want.promised = self.want.promised.max(self.hand_promise());
+        news
     }
 
     /// The disk knows it.

@@ -4,6 +4,7 @@ use super::Node;
 use crate::effect::{Effect, Question, Why};
 use crate::event::{Order, Refusal};
 use crate::state::{After, State};
+use crate::time::Mono;
 use alloc::vec::Vec;
 
 impl Node {
@@ -46,9 +47,9 @@ impl Node {
             Some(Order::StartAlone) => self.state.reign().is_some(),
             Some(Order::Switchover | Order::Clear | Order::Stop) | None => false,
         };
-        let electing = matches!(self.state, State::Electing { .. }) && self.vouched();
-        // The end of its election answers an order.
-        let late = self.order.is_some() && self.now >= self.order_by && !electing;
+        let claims = matches!(self.state, State::Electing { .. } | State::Claiming { .. });
+        // The end of what it began answers an order: `ends_by`.
+        let late = self.order.is_some() && self.now >= self.order_by && !(claims && self.vouched());
         if done {
             self.order_done(Ok(()), fx);
         } else if self.vouched() && self.state.idle() && self.both_marked().is_none() {
@@ -73,6 +74,12 @@ impl Node {
     /// An operator vouches that this node may serve, and has no answer yet.
     pub(super) fn vouched(&self) -> bool {
         self.order == Some(Order::StartAlone)
+    }
+
+    /// When a claim is given up: one that was ordered does not outlive its order, which would be
+    /// refused, and carried out all the same.
+    pub(super) fn ends_by(&self, until: Mono) -> Mono {
+        if self.vouched() { until.min(self.order_by) } else { until }
     }
 
     fn order_switchover(&mut self, fx: &mut Vec<Effect>) -> Result<(), Refusal> {

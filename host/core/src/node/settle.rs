@@ -57,19 +57,17 @@ impl Node {
                     self.speak(fx);
                     return true;
                 }
-                // What an operator ordered goes on for as long as the order does.
-                let until = if self.vouched() { until.min(self.order_by) } else { until };
                 let why = if asked { Why::Outvoted } else { Why::Disk };
-                self.now >= until && self.give_up(Resume::Standby, why, fx)
+                self.now >= self.ends_by(until) && self.give_up(Resume::Standby, why, fx)
             }
             State::Claiming { epoch, until, from } if self.options.arbiter => {
                 if self.promise > self.now {
                     return self.give_up(from, Why::SilenceBroken, fx);
                 }
-                if self.vouched() {
-                    self.note_given_up();
+                if self.vouched() && self.note_given_up() {
+                    return true;
                 }
-                let lost = self.now >= until || self.claim_is_lost(epoch);
+                let lost = self.now >= self.ends_by(until) || self.claim_is_lost(epoch);
                 lost && self.give_up(from, Why::Arbiter, fx)
             }
             State::Claiming { epoch, until, from } => {
@@ -81,7 +79,7 @@ impl Node {
                     self.reign(Reign::by_verdict(epoch, own), Why::Verdict(TAKE_OVER), fx);
                     return true;
                 }
-                self.now >= until && self.give_up(from, Why::Disk, fx)
+                self.now >= self.ends_by(until) && self.give_up(from, Why::Disk, fx)
             }
             State::Accepting { epoch, until } => {
                 if self.now >= until {
@@ -162,11 +160,15 @@ impl Node {
         let (lacks, peer_lacks) = (self.lacks_beside(&peer.beat), self.has_more_than(&peer.beat));
         let both = lacks && peer_lacks;
         let tie = |highest| if both { highest } else { Epoch::NONE };
+        // Where the register does not say who lacks something, nobody does: this node, which knows
+        // it, does not wait for a peer that may be unable to read it.
+        let reads = both && self.register().is_some();
         let mine = (
             vouched,
             !lacks,
             // Numbers of claims that failed count as highest, too: the register knows who reigned.
             !(both && self.misses_by_register()),
+            reads,
             tie(self.want.highest),
             self.eligible(),
             self.state == State::Standby,
@@ -179,6 +181,7 @@ impl Node {
             false,
             !peer_lacks,
             !(both && self.peer_misses_by_register()),
+            reads && peer.beat.arbiter == Some(true),
             tie(peer.beat.highest),
             peer.beat.eligible,
             peer.beat.role == PeerRole::Standby,

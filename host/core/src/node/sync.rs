@@ -11,7 +11,7 @@ use crate::beat::Beat;
 use crate::effect::{Durable, Effect, SyncId, Why};
 use crate::epoch::{Epoch, Side};
 use crate::register::Register;
-use crate::state::{After, State};
+use crate::state::After;
 use alloc::vec::Vec;
 
 /// What a reign knows of what its peer has.
@@ -155,6 +155,13 @@ impl Node {
         self.sync.leaves() || self.sync == Sync::Unknown && self.want.ahead
     }
 
+    /// What the register says of the peer. A node that lacks something itself, until an operator's
+    /// claim makes a reign and that is durable, does not stand in the way of a peer that may have
+    /// everything.
+    pub(super) fn peer_may_take_over(&self) -> bool {
+        !self.peer_may_lack() || self.stale()
+    }
+
     /// A primary whose clocks stood still while its peer reigned, and acknowledged what is not
     /// here, yields as if the two had met; true when it does. One that acknowledged something alone
     /// itself goes on: the split-brain policy will have to rule.
@@ -224,20 +231,16 @@ impl Node {
     }
 
     /// What an operator is about to give up is missing here until this node reigns: its claim may
-    /// take that word out of the register, and fail all the same.
-    pub(super) fn note_given_up(&mut self) {
-        self.want.stale |= self.misses_by_register();
+    /// take that word out of the register, and fail all the same. True when that is news.
+    pub(super) fn note_given_up(&mut self) -> bool {
+        let news = !self.want.stale && self.misses_by_register();
+        self.want.stale |= news;
+        news
     }
 
     /// That is durable before the register forgets it.
     pub(super) fn may_overwrite(&self, held: Register) -> bool {
         self.disk.stale || !self.register_misses(Some(held))
-    }
-
-    /// Claims by an operator's word over what is missing here: what it acknowledged before is not
-    /// what the pair goes by, unless the claim makes a reign.
-    pub(super) fn gives_up(&self) -> bool {
-        matches!(self.state, State::Claiming { .. }) && self.want.stale
     }
 
     /// The register, read since the peer ceased to serve, says that what the peer acknowledged is
