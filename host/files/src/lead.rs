@@ -42,8 +42,6 @@ const VERIFY_SLICE: Duration = Duration::from_millis(2);
 const VERIFY_PAUSE: Duration = Duration::from_millis(8);
 /// A path that was quiet for this long is looked at.
 const QUIET: Duration = Duration::from_millis(3);
-/// The same after it was closed: the time in which most programs rename what they wrote.
-const CLOSED_QUIET: Duration = Duration::from_millis(1);
 /// A file that is being written is looked at this often.
 const WRITTEN_INTERVAL: Duration = Duration::from_millis(100);
 /// Files whose last look is remembered for that.
@@ -167,7 +165,7 @@ impl Lead {
             Hint::Closed(path) => {
                 self.written.remove(&path);
                 let item = Item { written: true, closed: true, ..Item::new(now) };
-                self.due.add(path, item, now + CLOSED_QUIET);
+                self.due.add(path, item, now + QUIET);
             }
             Hint::File(ino) => {
                 let names = self.index.by_inode(ino);

@@ -64,7 +64,7 @@ pub(super) enum Verb {
     },
     /// Clear the cause of a fenced node
     Clear,
-    /// Start serving without the peer, or beside one where each may lack what the other acknowledged
+    /// Start serving without the peer, or beside it where each may lack what the other has
     Start {
         /// You vouch that the peer does not serve, and give up what only it has
         #[arg(long, required = true)]

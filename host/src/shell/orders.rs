@@ -127,8 +127,8 @@ fn refused(refusal: Refusal) -> OrderError {
             ("the license does not allow planned moves", "see `staffetta status`, license")
         }
         Refusal::PeerPresent => {
-            let remedy = "the pair forms by itself: a node starts alone in silence, or where neither \
-                          serves and each may lack what the other one acknowledged";
+            let remedy = "the pair forms by itself: a node starts alone in silence, or where \
+                          neither serves and each may lack what the other one acknowledged";
             ("the peer is there", remedy)
         }
         Refusal::Promised(left) => {
