@@ -339,7 +339,7 @@ fn leading_a_log() -> (tempfile::TempDir, Node) {
     one.is("a.db", State::Alone);
     fill(&one, 5);
     assert!(std::fs::metadata(one.database("a.db-wal")).unwrap().len() > 0);
-    // The first opening may have met the one who made it: of that there may be a trouble and its end.
+    // The first opening may have met the maker: that trouble is over.
     one.notices.lock().unwrap().clear();
     (root, one)
 }
