@@ -1061,7 +1061,7 @@ fn who_reads_the_register_does_not_wait_for_who_cannot() {
     }
 }
 
-/// `note_outdone`: whoever has read in the register that the peer acknowledged last tells it so;
+/// `note_missing`: whoever has read in the register that the peer acknowledged last tells it so;
 /// the peer may not reach the arbiter.
 #[test]
 fn who_reads_that_it_is_outdone_tells_the_peer() {
@@ -1159,7 +1159,7 @@ fn an_order_to_start_alone_ends_when_the_peer_serves() {
     assert!(one.look().contains(&refused), "an order lingers");
 }
 
-/// `orders_settled`: an election by an operator's word ends with that word, on a stuck disk.
+/// `ends_by`: an election by an operator's word ends with that word, on a stuck disk.
 #[test]
 fn an_election_by_an_order_ends_with_the_order() {
     // Sixteen leases, the patience of an election, outlast the order, or do not.
@@ -1252,18 +1252,24 @@ fn a_primary_whose_peer_claims_is_beyond_its_lease() {
     }
 }
 
+/// Begins to claim by an operator's word, over a register that is the peer's; the disk has that.
+fn claims_by_order(disk: Durable, peer_synced: bool) -> One {
+    let held = Register { epoch: Epoch(11), ..register(PEER, 7, peer_synced) };
+    let mut one = reads(disk, held);
+    one.run(1_000);
+    one.look();
+    one.step(Event::Order(Order::StartAlone));
+    assert_eq!(one.role(), Role::Candidate);
+    one.written();
+    one
+}
+
 /// `claim_alone`: a claim by which an operator gives something up, and which may fail, takes that
 /// word out of the register: it is on this disk before.
 #[test]
 fn what_an_operator_gives_up_is_known_here_before_the_register_forgets_it() {
     for peer_synced in [true, false] {
-        let held = Register { epoch: Epoch(11), ..register(PEER, 7, peer_synced) };
-        let mut one = reads(formed(10), held);
-        one.run(1_000);
-        one.look();
-        one.step(Event::Order(Order::StartAlone));
-        assert_eq!(one.role(), Role::Candidate);
-        one.written();
+        let mut one = claims_by_order(formed(10), peer_synced);
         assert_eq!(one.node.view(one.now).stale, !peer_synced);
         let (id, request) = one.consults();
         assert!(matches!(request, Request::Swap { .. }), "{request:?}");
@@ -1274,15 +1280,10 @@ fn what_an_operator_gives_up_is_known_here_before_the_register_forgets_it() {
     }
 }
 
-/// `note_given_up`, `may_overwrite`: the same where the register says so amid the claim.
+/// `note_missing`, `may_overwrite`: the same where the register says so amid the claim.
 #[test]
 fn what_the_register_says_amid_a_claim_is_known_before_it_is_forgotten() {
-    let held = Register { epoch: Epoch(11), ..register(PEER, 7, true) };
-    let mut one = reads(formed(10), held);
-    one.run(1_000);
-    one.look();
-    one.step(Event::Order(Order::StartAlone));
-    one.written();
+    let mut one = claims_by_order(formed(10), true);
     let (id, request) = one.consults();
     assert!(matches!(request, Request::Swap { .. }), "{request:?}");
     let newer = Register { epoch: Epoch(11), ..register(PEER, 8, false) };
@@ -1295,16 +1296,11 @@ fn what_the_register_says_amid_a_claim_is_known_before_it_is_forgotten() {
     assert!(matches!(one.consults().1, Request::Swap { expect, .. } if expect == Some(newer)));
 }
 
-/// `gives_up`: a claim over what is missing here does not say that the peer lacks something: the
+/// `peer_may_take_over`: a claim over what is missing here does not say that the peer lacks something: the
 /// claim may fail, and the peer be the one that has everything.
 #[test]
 fn a_claim_by_an_operator_keeps_nobody_else_from_taking_over() {
-    let held = Register { epoch: Epoch(11), ..register(PEER, 7, false) };
-    let mut one = reads(ahead(10), held);
-    one.run(1_000);
-    one.look();
-    one.step(Event::Order(Order::StartAlone));
-    one.written();
+    let mut one = claims_by_order(ahead(10), false);
     let (id, request) = one.consults();
     assert!(matches!(request, Request::Swap { to, .. } if to.peer_synced), "{request:?}");
     one.told(id, Reply::Swapped);

@@ -64,7 +64,7 @@ impl Node {
                 if self.promise > self.now {
                     return self.give_up(from, Why::SilenceBroken, fx);
                 }
-                if self.vouched() && self.note_given_up() {
+                if self.vouched() && self.note_missing() {
                     return true;
                 }
                 let lost = self.now >= self.ends_by(until) || self.claim_is_lost(epoch);
@@ -191,7 +191,8 @@ impl Node {
             me == crate::epoch::Side::B,
         );
         if mine <= peers {
-            return self.note_outdone();
+            // The peer, which acknowledged more, may be unable to read that: it is told, by the mark.
+            return both && !self.disk.stale && self.note_missing();
         }
         let epoch = self.want.highest.max(self.want.reserved).max(peer.beat.highest).next_of(me);
         self.want.highest = epoch;
@@ -253,7 +254,9 @@ impl Node {
         let known = known.max(self.register().map_or(known, |held| held.epoch));
         let epoch = self.want.highest.max(self.want.reserved).max(known).next_of(self.options.side);
         self.want.highest = epoch;
-        self.note_given_up();
+        // What an operator is about to give up is missing here until this node reigns: its claim
+        // may take that word out of the register, and fail all the same.
+        self.note_missing();
         self.owed = None;
         let until = self.now + self.timing().parts().lease.times(CLAIM_LEASES);
         self.turn(State::Claiming { epoch, until, from }, Why::Verdict(TAKE_OVER), fx);

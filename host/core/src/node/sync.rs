@@ -230,27 +230,16 @@ impl Node {
         both.then_some(peer)
     }
 
-    /// What an operator is about to give up is missing here until this node reigns: its claim may
-    /// take that word out of the register, and fail all the same. True when that is news.
-    pub(super) fn note_given_up(&mut self) -> bool {
+    /// What the register says is missing here is marked as missing; true when that is news.
+    pub(super) fn note_missing(&mut self) -> bool {
         let news = !self.want.stale && self.misses_by_register();
         self.want.stale |= news;
         news
     }
 
-    /// That is durable before the register forgets it.
+    /// What is missing here is marked, durably, before the register forgets it.
     pub(super) fn may_overwrite(&self, held: Register) -> bool {
         self.disk.stale || !self.register_misses(Some(held))
-    }
-
-    /// The register, read since the peer ceased to serve, says that what the peer acknowledged is
-    /// missing here. The peer may not know that it is the one to be elected: it is told, by the
-    /// mark. True when it was made now.
-    pub(super) fn note_outdone(&mut self) -> bool {
-        let outdone = self.both_marked().is_some() && !self.undecided() && !self.stale();
-        let marks = outdone && self.misses_by_register();
-        self.want.stale |= marks;
-        marks
     }
 
     /// A reign after this one acknowledged what is not here.
