@@ -1296,8 +1296,8 @@ fn what_the_register_says_amid_a_claim_is_known_before_it_is_forgotten() {
     assert!(matches!(one.consults().1, Request::Swap { expect, .. } if expect == Some(newer)));
 }
 
-/// `peer_may_take_over`: a claim over what is missing here does not say that the peer lacks something: the
-/// claim may fail, and the peer be the one that has everything.
+/// `peer_may_take_over`: a claim over what is missing here does not say that the peer lacks
+/// something: the claim may fail, and the peer be the one that has everything.
 #[test]
 fn a_claim_by_an_operator_keeps_nobody_else_from_taking_over() {
     let mut one = claims_by_order(ahead(10), false);

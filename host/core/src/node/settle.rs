@@ -191,7 +191,7 @@ impl Node {
             me == crate::epoch::Side::B,
         );
         if mine <= peers {
-            // The peer, which acknowledged more, may be unable to read that: it is told, by the mark.
+            // The peer, which acknowledged more, may be unable to read that: the mark tells it.
             return both && !self.disk.stale && self.note_missing();
         }
         let epoch = self.want.highest.max(self.want.reserved).max(peer.beat.highest).next_of(me);

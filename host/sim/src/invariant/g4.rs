@@ -70,8 +70,8 @@ impl Meetings {
         let Some((_, high)) = met else { return Ok(()) };
         coverage.evaluated(Rule::G4);
         let has = |wanted: &Effect| step.effects.iter().any(|effect| effect == wanted);
-        let served = matches!(step.before.role, Role::Primary | Role::Draining);
-        let serves = matches!(step.after.role, Role::Primary | Role::Draining);
+        let served = step.serves(step.before);
+        let serves = step.serves(step.after) && !has(&Effect::Release);
         let name = seat_name(side(step.at));
         // A claim announces by itself.
         if served && serves && step.after.epoch >= high && !has(&Effect::Announce) {

@@ -5,17 +5,11 @@ use super::{Finding, Step};
 use crate::coverage::{Coverage, Rule};
 use crate::fault::seat_name;
 use crate::world::side;
-use staffetta_core::{Claim, Effect, Role};
+use staffetta_core::{Claim, Effect};
 
 pub(crate) fn step(step: Step<'_>, coverage: &mut Coverage) -> Finding {
-    let serves = match step.before.role {
-        Role::Primary => true,
-        // Also the role of one that has let go already.
-        Role::Draining => step.reigns,
-        Role::Joining | Role::Standby | Role::Candidate | Role::Fenced => false,
-    };
     let over = step.before.peer_lease.0 == 0 && step.before.own_lease.0 == 0;
-    if !serves || !over {
+    if !step.serves(step.before) || !over {
         return Ok(());
     }
     coverage.evaluated(Rule::G6);

@@ -20,7 +20,7 @@ pub(crate) mod planned_moves_lose_nothing;
 use crate::coverage::{Coverage, Rule};
 use crate::plan::{History, Pair};
 use crate::world::Ns;
-use staffetta_core::{Effect, Event, View};
+use staffetta_core::{Effect, Event, Role, View};
 
 /// A rule that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,19 @@ pub(crate) struct Step<'a> {
     pub event: &'a Event,
     pub effects: &'a [Effect],
     pub after: &'a View,
+}
+
+impl Step<'_> {
+    /// Whether a node that looks like this answers on the addresses: `view` is the one before or
+    /// after.
+    pub(crate) fn serves(&self, view: &View) -> bool {
+        match view.role {
+            Role::Primary => true,
+            // Also the role of one that has let go already.
+            Role::Draining => self.reigns,
+            Role::Joining | Role::Standby | Role::Candidate | Role::Fenced => false,
+        }
+    }
 }
 
 impl Rules {
