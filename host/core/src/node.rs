@@ -169,7 +169,8 @@ pub struct Node {
     arbiter: Option<Arbiter>,
     /// What the present reign knows of what the peer has.
     sync: Sync,
-    /// The present reign began with a peer that lacked something.
+    /// The present reign began with a peer that lacked something, and still does for all that is
+    /// known.
     inherited: bool,
     /// The epoch of a `Drain` that has not ended.
     drained: Option<Epoch>,

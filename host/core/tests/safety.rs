@@ -931,6 +931,27 @@ fn a_resumed_primary_yields_to_a_reign_that_acknowledged_more() {
     }
 }
 
+/// `settle_sync`: a reign that began with a peer that lacked something, and has brought it
+/// everything since, yields like any other; one that has not goes on.
+#[test]
+fn a_reign_that_healed_what_it_inherited_yields_as_any_other() {
+    for healed in [false, true] {
+        let mut one = One::primary_of(One::boots(ahead(10)));
+        if healed {
+            one.step(Event::Synced(SyncId(1), true));
+            one.hears_stale(Some(false));
+            one.written();
+        }
+        one.step(Event::Synced(SyncId(2), false));
+        one.look();
+        one.hears(|beat| {
+            beat.highest = Epoch(15);
+            beat.synced = Some(false);
+        });
+        assert_eq!(one.look().contains(&Effect::Release), healed);
+    }
+}
+
 /// `takes`: between the verdict and the claim the register may say that something is missing here.
 #[test]
 fn a_claim_ends_when_the_register_says_that_something_is_missing() {

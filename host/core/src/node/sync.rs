@@ -96,6 +96,7 @@ impl Node {
                 if confirmed {
                     self.sync = Sync::Whole;
                     self.want.ahead = false;
+                    self.inherited = false;
                     fx.push(Effect::Degraded(word, false));
                 }
                 confirmed

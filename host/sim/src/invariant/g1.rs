@@ -33,13 +33,15 @@ impl Epochs {
         Ok(())
     }
 
-    /// A node begins a reign, or gives a running one a new number.
+    /// A node begins a reign, or gives a running one a new number; `resumes` when it was granted
+    /// before the node's clocks stood still: it cannot know of the reigns since.
     pub(crate) fn reign(
         &mut self,
         at: usize,
         epoch: Epoch,
         disk: &Durable,
         granted: Epoch,
+        resumes: bool,
     ) -> Finding {
         let name = seat_name(side(at));
         if disk.highest.max(disk.reserved) < epoch {
@@ -51,7 +53,7 @@ impl Epochs {
         if epoch < granted {
             return Err(format!("{name} reigns {epoch} after it granted {granted}"));
         }
-        let mine = |of: usize| self.ordered || of == at;
+        let mine = |of: usize| self.ordered && !resumes || of == at;
         let last = self.reigns.iter().filter(|(_, of)| mine(*of)).map(|(used, _)| *used).max();
         self.reigns.push((epoch, at));
         match last {

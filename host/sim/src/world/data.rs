@@ -364,7 +364,9 @@ impl World<'_> {
         self.coverage.evaluated(Rule::Acknowledged);
         let vouched = self.seats[at].vouched.as_ref().map(|vouched| &vouched.rows);
         let finding = self.rules.acknowledged.reigns(at, epoch, &has, vouched);
-        self.hold(Rule::Acknowledged, finding);
+        if !self.resumes(at, epoch) {
+            self.hold(Rule::Acknowledged, finding);
+        }
     }
 
     /// A node that lacks what was acknowledged is about to ask whether it may serve.

@@ -328,6 +328,7 @@ impl World<'_> {
         seat.power = Power::Asleep { gate_left };
         seat.gate_until = now;
         if clocks_stop {
+            seat.shadow.stands(seat.clock.local(now));
             seat.clock.stop(now);
             seat.blind = Some(now);
         }

@@ -58,10 +58,13 @@ pub(crate) struct Shadow {
     /// What this node promised the peer, over all its lives: no claim of its own before this.
     promise: Mono,
     echoed: (u64, u64),
-    /// L and G of the peer's newest beat.
+    /// Life and number of the peer's newest beat, and L and G in it.
+    newest: (u64, u64),
     peer: (Span, Span),
     pub last_heard: Mono,
     pub awake_since: Mono,
+    /// When the clocks last stood still.
+    stood: Option<Mono>,
     /// Highest epoch that this life, or an earlier one, granted the peer.
     pub granted_max: Epoch,
     /// End of the longest lease that the present reign took alone.
@@ -83,9 +86,11 @@ impl Default for Shadow {
             armed: Mono::ZERO,
             promise: Mono::ZERO,
             echoed: (0, 0),
+            newest: (0, 0),
             peer: (Span::ZERO, Span::ZERO),
             last_heard: Mono::ZERO,
             awake_since: Mono::ZERO,
+            stood: None,
             granted_max: Epoch::NONE,
             own: Mono::ZERO,
             reign: None,
@@ -144,7 +149,10 @@ impl Shadow {
 
     pub(crate) fn heard(&mut self, beat: &Beat, timing: &Times, now: Mono) {
         self.last_heard = now;
-        self.peer = (beat.lease, beat.slack);
+        if self.newest.0 != beat.boot || self.newest.1 < beat.n {
+            self.newest = (beat.boot, beat.n);
+            self.peer = (beat.lease, beat.slack);
+        }
         if let Some(echo) = beat.echo.filter(|echo| echo.boot == self.boot)
             && echo.granted > Epoch::NONE
             && let Some(sent) = self.sent_at(echo.n)
@@ -224,6 +232,22 @@ impl Shadow {
 
     pub(crate) fn armed_until(&self) -> Mono {
         self.armed
+    }
+
+    /// The clocks stand still.
+    pub(crate) fn stands(&mut self, now: Mono) {
+        self.stood = Some(now);
+    }
+
+    /// Whether a reign begins on what was asked for before the clocks stood still: of what became
+    /// of it since, its node cannot know.
+    pub(crate) fn resumes(&self, epoch: Epoch, timing: &Times) -> bool {
+        let of = |grant: Option<(Epoch, Mono)>| {
+            grant.filter(|(of, _)| *of == epoch).map_or(Mono::ZERO, |(_, until)| until)
+        };
+        let until = of(self.granted).max(of(self.hand)).max(of(self.arbiter));
+        let before = |stood: Mono| until > stood && until <= stood + timing.granted();
+        self.stood.is_some_and(before)
     }
 
     /// The reign is over, or another one begins.
