@@ -1273,6 +1273,43 @@ fn a_primary_whose_peer_claims_is_beyond_its_lease() {
     }
 }
 
+/// `yields_to_register`: the peer holds the register alone when this node's lease is over, and not
+/// before: whoever lives on a grant and reads that stood still with its clocks.
+#[test]
+fn a_primary_that_reads_of_a_later_one_alone_is_beyond_its_lease() {
+    for (epoch, alone, yields) in [(15, true, true), (15, false, false), (11, true, false)] {
+        let mut one = registered(register(ME, 7, true));
+        let (id, request) = one.consults();
+        assert!(matches!(request, Request::Swap { .. }), "{request:?}");
+        let held = Register { epoch: Epoch(epoch), alone, ..register(PEER, 7, true) };
+        one.told(id, Reply::Holds(Some(held)));
+        assert_eq!(one.look().contains(&Effect::Release), yields, "{epoch} {alone}");
+    }
+}
+
+/// `note_missing_alone`: a register can be lost, and with it the word that something is missing.
+#[test]
+fn what_a_silent_peer_acknowledged_alone_is_known_here_too() {
+    for (alone, peer_synced, silent, noted) in [
+        (true, false, true, true),
+        // The peer may be heard to say otherwise.
+        (true, false, false, false),
+        (false, false, true, false),
+        (true, true, true, false),
+    ] {
+        let held = Register { epoch: Epoch(11), alone, ..register(PEER, 7, peer_synced) };
+        let mut one = reads(formed(10), held);
+        for _ in 0..40 {
+            one.run(10);
+            if !silent {
+                one.hears(|beat| reigns(beat, 11));
+            }
+            one.written();
+        }
+        assert_eq!(one.node.view(one.now).stale, noted, "{alone} {peer_synced} {silent}");
+    }
+}
+
 /// Begins to claim by an operator's word, over a register that is the peer's; the disk has that.
 fn claims_by_order(disk: Durable, peer_synced: bool) -> One {
     let held = Register { epoch: Epoch(11), ..register(PEER, 7, peer_synced) };

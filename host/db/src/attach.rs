@@ -6,7 +6,7 @@
 //! database, shared, and closed after the last connection.
 
 use crate::lock::{self, LockByte, Mode};
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -16,6 +16,11 @@ use std::time::Duration;
 
 /// How long an opening waits for a lock of an application.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
+
+/// How often, and with which pause, the journal mode of a database that is in use is asked for: for
+/// this SQLite waits for nobody, whatever its busy timeout.
+const WAL_TRIES: u32 = 200;
+const WAL_PAUSE: Duration = Duration::from_millis(1);
 
 /// Pages that the keeper's cache holds: it reads the schema, and nothing else. Fewer than three,
 /// and SQLite takes no memory for pages in advance.
@@ -235,8 +240,7 @@ impl Attached {
         if keeper.prepare("SELECT 1 FROM sqlite_dbpage").is_err() {
             return Err(AttachError::NoPages);
         }
-        let mode: String =
-            keeper.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0)).map_err(sqlite)?;
+        let mode = turn_to_wal(&keeper).map_err(sqlite)?;
         if mode != "wal" {
             return Err(AttachError::NotWal { path, mode });
         }
@@ -409,6 +413,25 @@ pub(crate) fn connect(path: &Path, busy_wait: Duration) -> rusqlite::Result<Conn
     connection.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=NORMAL")?;
     keep_wal(&connection);
     Ok(connection)
+}
+
+/// Turns a database to WAL between the transactions of those who use it; answers with the mode that
+/// it is in.
+fn turn_to_wal(keeper: &Connection) -> rusqlite::Result<String> {
+    let mut tries = 0;
+    loop {
+        let turned = keeper.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0));
+        tries += 1;
+        match turned {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && tries < WAL_TRIES =>
+            {
+                std::thread::sleep(WAL_PAUSE);
+            }
+            turned => return turned,
+        }
+    }
 }
 
 /// No memory in advance for small things: there may be many connections, and all do little.

@@ -92,3 +92,22 @@ fn the_log_of_a_file_that_is_there_is_not_swept() {
     files.sweep(&path).unwrap();
     assert!(beside(&path, "-wal").exists() && beside(&path, "-shm").exists());
 }
+
+#[test]
+fn a_database_is_turned_to_wal_between_the_transactions_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let other = Connection::open(&path).unwrap();
+    // Nobody waits for one who is about to write: each would wait for the other.
+    other.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES(1)").unwrap();
+    let ends = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(30));
+        other.execute_batch("COMMIT").unwrap();
+        other
+    });
+    let attached = Attached::open(&path).unwrap();
+    let mode: String =
+        attached.keeper().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    drop(ends.join().unwrap());
+}

@@ -22,6 +22,7 @@ impl Node {
             || self.grant(fx)
             || self.settle_state(fx)
             || self.settle_sync(fx)
+            || self.note_missing_alone()
             || self.consult(fx)
             || self.ask_what_is_due(fx)
             || self.probe_vip(fx)

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 /// Requests at an asynchronous database wait this long.
 const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
 
+const NOT_PRIMARY: Answer<'static> = Answer::Error { text: "this node is not primary" };
+
 /// Whether synchronous commits have what they are named for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Sync {
@@ -50,7 +52,7 @@ impl Engine {
 
     fn asked(&mut self, request: Request, now: Instant) {
         let Role::Leading(_) = self.role else {
-            return self.answer(request.id, not_led(self.role));
+            return self.answer(request.id, NOT_PRIMARY);
         };
         let Some(path) = self.path_of(&request.database) else {
             // The path behind the words: it may be longer than an answer.
@@ -75,6 +77,7 @@ impl Engine {
 
     fn judge(&mut self, now: Instant) {
         let mut answers = Vec::new();
+        let mut troubled = Vec::new();
         let mut late = None;
         for waiting in &mut self.waiting {
             let Some(database) = self.databases.get_mut(&waiting.database) else {
@@ -82,7 +85,12 @@ impl Engine {
                 continue;
             };
             let Side::Lead(lead) = &mut database.side else {
-                answers.push((waiting.id, not_led(self.role)));
+                if self.role == Role::Following {
+                    answers.push((waiting.id, NOT_PRIMARY));
+                    continue;
+                }
+                let why = database.trouble.as_deref().unwrap_or("it is being opened");
+                troubled.push((waiting.id, format!("not followed at the moment: {why}")));
                 continue;
             };
             if waiting.target.is_none() {
@@ -137,7 +145,14 @@ impl Engine {
         for (id, answer) in &answers {
             self.answer(*id, *answer);
         }
-        self.waiting.retain(|waiting| !answers.iter().any(|(id, _)| *id == waiting.id));
+        for (id, text) in &troubled {
+            self.answer(*id, Answer::Error { text });
+        }
+        let answered = |asked| {
+            answers.iter().any(|(id, _)| *id == asked)
+                || troubled.iter().any(|(id, _)| *id == asked)
+        };
+        self.waiting.retain(|waiting| !answered(waiting.id));
         if let Some(database) = late {
             self.sync = Sync::Telling(now);
             self.say(Notice::Desynced(database));
@@ -206,12 +221,4 @@ impl Engine {
         let floor = Instant::now() + Duration::from_millis(1);
         self.waiting.iter().map(|waiting| soonest(waiting).max(floor)).min()
     }
-}
-
-fn not_led(role: Role) -> Answer<'static> {
-    let text = match role {
-        Role::Leading(_) => "the database cannot be followed at the moment",
-        Role::Following => "this node is not primary",
-    };
-    Answer::Error { text }
 }

@@ -80,10 +80,12 @@ impl Rows {
 /// What goes over the bulk channel, either way.
 #[derive(Debug)]
 pub(crate) struct Parcel {
-    /// Who writes, its life, and the number of the parcel in it.
+    /// Who writes, its life, and the number of the parcel in it; and the life that it is sent to: a
+    /// connection ends with the process at either end.
     pub from: usize,
     pub life: u64,
     pub n: u64,
+    pub to: u64,
     /// The reign that it is shipped under.
     pub epoch: Epoch,
     pub rows: Rows,
@@ -191,14 +193,15 @@ impl World<'_> {
     }
 
     fn ship(&mut self, at: usize, view: &View) {
+        let other = self.seats[1 - at].life;
         let seat = &mut self.seats[at];
         let lags = seat.ills.lag > 0 || !seat.synced;
         if lags || seat.plane.confirmed == seat.rows {
             return;
         }
         seat.plane.parcels += 1;
-        let (life, n) = (seat.life, seat.plane.parcels);
-        let parcel = Parcel { from: at, life, n, epoch: view.epoch, rows: seat.rows.clone() };
+        let (life, n, to) = (seat.life, seat.plane.parcels, other);
+        let parcel = Parcel { from: at, life, n, to, epoch: view.epoch, rows: seat.rows.clone() };
         if let Some(when) = self.bulk(at) {
             self.queue.at(when, Due::Shipped(Box::new(parcel)));
         }
@@ -217,7 +220,7 @@ impl World<'_> {
 
     pub(crate) fn shipped(&mut self, parcel: Parcel) {
         let at = 1 - parcel.from;
-        if self.seats[at].node.is_none() {
+        if self.seats[at].node.is_none() || self.seats[at].life != parcel.to {
             return;
         }
         let Some(view) = self.view(at) else {

@@ -14,6 +14,10 @@ const TRAP_MS_MIN: u64 = 15_000;
 
 impl World<'_> {
     pub(crate) fn hurt(&mut self, number: usize) {
+        if self.healing.began.is_some() {
+            // Drawn for a moment that comes after the end.
+            return;
+        }
         let mut fault = self.plan.faults[number].fault;
         self.coverage.fault(fault.kind());
         self.trace.mix(number as u64);

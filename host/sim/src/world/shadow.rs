@@ -239,11 +239,13 @@ impl Shadow {
         self.stood = Some(now);
     }
 
-    /// Whether a reign begins on what was asked for before the clocks stood still: of what became
-    /// of it since, its node cannot know.
+    /// Whether a reign begins, or gets a new number, on what was granted before the clocks stood
+    /// still: of what became of it since, its node cannot know.
     pub(crate) fn resumes(&self, epoch: Epoch, timing: &Times) -> bool {
         let of = |grant: Option<(Epoch, Mono)>| {
-            grant.filter(|(of, _)| *of == epoch).map_or(Mono::ZERO, |(_, until)| until)
+            let from = self.reign.map_or(epoch, |(from, _)| from);
+            let fits = |(of, _): &(Epoch, Mono)| (from..=epoch).contains(of);
+            grant.filter(fits).map_or(Mono::ZERO, |(_, until)| until)
         };
         let until = of(self.granted).max(of(self.hand)).max(of(self.arbiter));
         let before = |stood: Mono| until > stood && until <= stood + timing.granted();

@@ -120,14 +120,12 @@ impl World<'_> {
 
     fn renew(&mut self, at: usize, until: Mono) {
         let seat = &self.seats[at];
-        if !seat.held {
-            return;
-        }
         if seat.clock.local(self.now) >= until {
             return self.close(at);
         }
         if seat.gate_until <= self.now {
-            // The kernel's timer was first: the lease is live, so claim anew.
+            // The kernel's timer was first, or an older renewal that came late: the lease is live, so
+            // claim anew.
             return self.claim(at, until);
         }
         self.arm(at, until);
