@@ -391,7 +391,7 @@ impl Node {
         match after {
             After::Hand { .. } => {}
             After::Standby | After::Joining | After::Stop => {
-                self.order_done(Err(Refusal::NotTaken), fx);
+                self.order_ends(Order::Switchover, Err(Refusal::NotTaken), fx);
             }
         }
         self.sync = Sync::Unknown;

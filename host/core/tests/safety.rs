@@ -1180,6 +1180,58 @@ fn an_order_to_start_alone_ends_when_the_peer_serves() {
     assert!(one.look().contains(&refused), "an order lingers");
 }
 
+/// `order_ends`: an order that waits for the disk is answered by the disk, whatever else ends
+/// meanwhile.
+#[test]
+fn an_order_is_answered_by_its_own_end() {
+    let answers = |one: &mut One| {
+        let all = one.look().into_iter();
+        all.filter(|effect| matches!(effect, Effect::OrderDone(_))).collect::<Vec<_>>()
+    };
+    let done = vec![Effect::OrderDone(Ok(Order::Maintenance(true)))];
+    // A lease that ends.
+    let mut one = One::primary();
+    one.look();
+    one.step(Event::Order(Order::Maintenance(true)));
+    one.run(2_000);
+    assert_ne!(one.role(), Role::Primary);
+    assert_eq!(answers(&mut one), []);
+    one.written();
+    one.written();
+    assert_eq!(answers(&mut one), done);
+    // A claim that is given up, when the one that was silent is heard.
+    let mut one = One::standby(formed(10));
+    let (id, _) = one.asks();
+    one.answers(id, Intent::TakeOver);
+    assert_eq!(one.role(), Role::Candidate);
+    one.look();
+    one.step(Event::Order(Order::Maintenance(true)));
+    one.hears(|beat| beat.role = PeerRole::Joining);
+    assert_ne!(one.role(), Role::Candidate);
+    assert_eq!(answers(&mut one), []);
+    one.written();
+    one.written();
+    assert_eq!(answers(&mut one), done);
+    // A hand that is taken, where the node stops.
+    let mut one = One::primary_of(One::boots_with(formed(10), true, false));
+    one.run(20);
+    one.hears(|beat| grants(beat, 12));
+    one.step(Event::Order(Order::Stop));
+    one.written();
+    one.reserves();
+    one.step(Event::Drained(Epoch(13), Shipment::Whole));
+    one.step(Event::Released);
+    assert!(one.said.unwrap().hand.is_some());
+    one.look();
+    one.step(Event::Order(Order::Maintenance(true)));
+    one.writing = None;
+    one.hears(|beat| reigns(beat, 13));
+    one.written();
+    let all = one.look();
+    assert!(all.contains(&Effect::Exit), "{all:?}");
+    assert!(!all.contains(&done[0]), "{all:?}");
+}
+
 /// `ends_by`: an election by an operator's word ends with that word, on a stuck disk.
 #[test]
 fn an_election_by_an_order_ends_with_the_order() {

@@ -3,7 +3,7 @@
 use super::{Node, Pending};
 use crate::effect::{Alarm, Ask, AskId, Branch, Effect, Note, Question, Why};
 use crate::epoch::Side;
-use crate::event::{Answerer, Intent, Refusal, Verdict};
+use crate::event::{Answerer, Intent, Order, Refusal, Verdict};
 use crate::state::{After, Next, Reign, Role, State};
 use crate::time::{Mono, Span};
 use alloc::vec::Vec;
@@ -138,7 +138,7 @@ impl Node {
         }
         fx.push(Effect::Note(Note::Refused(pending.question, verdict.intent)));
         if pending.question == Question::Switchover {
-            self.order_done(Err(Refusal::Policy), fx);
+            self.order_ends(Order::Switchover, Err(Refusal::Policy), fx);
         }
     }
 
@@ -147,12 +147,12 @@ impl Node {
         match (question, intent) {
             (Question::Switchover, Intent::HandOver) => {
                 if let Err(refusal) = self.drain(false, fx) {
-                    self.order_done(Err(refusal), fx);
+                    self.order_ends(Order::Switchover, Err(refusal), fx);
                 }
                 true
             }
             (Question::Switchover, Intent::Hold | Intent::AskOperator) => {
-                self.order_done(Err(Refusal::Policy), fx);
+                self.order_ends(Order::Switchover, Err(Refusal::Policy), fx);
                 true
             }
             (_, Intent::Hold) => {

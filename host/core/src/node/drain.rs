@@ -5,7 +5,7 @@ use super::Node;
 use crate::beat::PeerRole;
 use crate::effect::{Effect, Note, Why};
 use crate::epoch::Epoch;
-use crate::event::{Refusal, Shipment};
+use crate::event::{Order, Refusal, Shipment};
 use crate::state::{After, Reign, Shipping, State};
 use crate::time::Span;
 use alloc::vec::Vec;
@@ -117,7 +117,7 @@ impl Node {
         let refusal =
             if why == Why::DataNotShipped { Refusal::DataNotShipped } else { Refusal::NotTaken };
         self.turn(State::Primary(reign), why, fx);
-        self.order_done(Err(refusal), fx);
+        self.order_ends(Order::Switchover, Err(refusal), fx);
         if stop {
             self.let_go(After::Stop, Why::Stop, fx);
         }

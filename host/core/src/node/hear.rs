@@ -4,6 +4,7 @@ use super::{Met, Node, Owed, Peer};
 use crate::beat::{Beat, Claim, Echo, Meeting, PeerRole};
 use crate::effect::{Alarm, Effect, Note, Why};
 use crate::epoch::Epoch;
+use crate::event::Order;
 use crate::state::{After, Next, Reign, State};
 use crate::time::{Mono, Span};
 use crate::timing::promise;
@@ -221,7 +222,7 @@ impl Node {
             State::HandedOver { stop, .. } => {
                 // The hand was taken: the fence of a standby holds what was drained.
                 self.drained = None;
-                self.order_done(Ok(()), fx);
+                self.order_ends(Order::Switchover, Ok(()), fx);
                 self.turn(State::Standby, Why::HandingOver, fx);
                 if stop {
                     self.speak(fx);

@@ -65,7 +65,19 @@ impl Node {
         }
     }
 
-    pub(super) fn order_done(&mut self, result: Result<(), Refusal>, fx: &mut Vec<Effect>) {
+    /// What an order began has ended; another one that waits, for the disk perhaps, goes on waiting.
+    pub(super) fn order_ends(
+        &mut self,
+        of: Order,
+        result: Result<(), Refusal>,
+        fx: &mut Vec<Effect>,
+    ) {
+        if self.order == Some(of) {
+            self.order_done(result, fx);
+        }
+    }
+
+    fn order_done(&mut self, result: Result<(), Refusal>, fx: &mut Vec<Effect>) {
         if let Some(order) = self.order.take() {
             fx.push(Effect::OrderDone(result.map(|()| order)));
         }

@@ -4,7 +4,7 @@ use super::Node;
 use crate::beat::PeerRole;
 use crate::effect::{Effect, Note, PersistId, Why};
 use crate::epoch::Epoch;
-use crate::event::Refusal;
+use crate::event::{Order, Refusal};
 use crate::state::{Reign, Resume, State};
 use alloc::vec::Vec;
 
@@ -98,7 +98,7 @@ impl Node {
                 if self.now < give_up {
                     return false;
                 }
-                self.order_done(Err(Refusal::NotTaken), fx);
+                self.order_ends(Order::Switchover, Err(Refusal::NotTaken), fx);
                 if stop {
                     self.stop(fx);
                 } else {
@@ -122,7 +122,7 @@ impl Node {
         let cleared = self.disk.fenced.is_none();
         if cleared {
             self.turn(State::Joining, Why::Operator, fx);
-            self.order_done(Ok(()), fx);
+            self.order_ends(Order::Clear, Ok(()), fx);
         }
         cleared
     }
@@ -140,7 +140,7 @@ impl Node {
             Why::Arbiter => Refusal::Arbiter,
             _ => Refusal::PeerPresent,
         };
-        self.order_done(Err(refusal), fx);
+        self.order_ends(Order::StartAlone, Err(refusal), fx);
         true
     }
 

@@ -255,8 +255,7 @@ impl Node {
     pub(super) fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
         let peer = Some(self.options.side.other());
         let after = |held: &Register| held.alone && held.holder() == peer;
-        let held =
-            self.register().filter(|held| after(held) || self.register_misses(Some(*held)));
+        let held = self.register().filter(|held| after(held) || self.register_misses(Some(*held)));
         held.is_some_and(|held| self.yields_to(held.epoch, fx))
     }
 
