@@ -323,6 +323,28 @@ fn a_lasting_silence_gives_the_lease_alone() {
     assert_eq!((one.role(), one.epoch()), (Role::Primary, Epoch(14)));
 }
 
+/// `says_highest`: the peer goes above what it is told, which must not come after it again.
+#[test]
+fn an_epoch_is_told_when_it_is_durable() {
+    let mut one = One::standby(formed(10));
+    let (id, _) = one.asks();
+    one.answers(id, Intent::TakeOver);
+    let claimed = one.epoch();
+    assert!(one.writing.is_some() && claimed > Epoch(11), "{claimed}");
+    one.run(100);
+    assert_eq!(one.said.unwrap().highest, Epoch(11));
+    one.written();
+    one.run(100);
+    assert_eq!(one.said.unwrap().highest, claimed);
+    // One that was reserved is known after a crash, and counts when it is used.
+    let mut one = reserved();
+    one.run(100);
+    assert_eq!(one.said.unwrap().highest, Epoch(11));
+    one.handed(|hand| hand.epoch = Epoch(16));
+    assert_eq!(one.role(), Role::Primary);
+    assert_eq!(one.said.unwrap().highest, Epoch(16));
+}
+
 /// R11, `hear_highest`: below the peer's highest epoch a primary is refused for ever, so it moves
 /// above it, durable first.
 #[test]

@@ -15,6 +15,12 @@ use alloc::vec::Vec;
 pub(super) const PROBE_ROUNDS: u8 = 3;
 
 impl Node {
+    /// The highest epoch that this node will know after a crash. One that is still to be written is
+    /// not told: the peer would go above it (R11), and this node, after a crash, below that.
+    fn says_highest(&self) -> Epoch {
+        self.want.highest.min(self.disk.highest.max(self.disk.reserved))
+    }
+
     /// Sends one beat; an alone primary renews its own lease by it (R13).
     pub(super) fn speak(&mut self, fx: &mut Vec<Effect>) {
         if self.state == State::Stopped || self.mute() {
@@ -84,7 +90,7 @@ impl Node {
             n: self.n,
             role: PeerRole::from(self.state.role()),
             claim,
-            highest: self.want.highest,
+            highest: self.says_highest(),
             lease: self.timing().parts().lease,
             slack: self.slack,
             echo: self.echo,
