@@ -510,6 +510,27 @@ fn a_grant_owed_to_a_former_life_is_void() {
     assert_eq!(one.said.unwrap().echo.unwrap().granted, Epoch::NONE);
 }
 
+/// `hear`: what is owed ends with the claim: lease and slack of the peer may be others by now.
+#[test]
+fn a_claim_that_is_over_is_not_granted() {
+    for over in [false, true] {
+        let mut one = One::boots(formed(10));
+        one.run(20);
+        one.hears(|beat| reigns(beat, 11));
+        assert!(one.writing.is_some(), "a grant is durable first");
+        if over {
+            one.hears(|beat| {
+                beat.role = PeerRole::Standby;
+                beat.highest = Epoch(11);
+            });
+        }
+        one.written();
+        one.run(100);
+        let granted = one.said.unwrap().echo.is_some_and(|echo| echo.granted == Epoch(11));
+        assert_eq!(granted, !over);
+    }
+}
+
 #[test]
 fn a_late_wake_up_arms_the_gate_anew() {
     // Half of the slack absorbs what is shorter.

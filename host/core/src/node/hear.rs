@@ -39,6 +39,10 @@ impl Node {
         let sent = confirmed.and_then(|echo| self.sent.at(echo.n));
         peer.echoed = peer.echoed.max(sent);
         self.peer = Some(peer);
+        if beat.claim == Claim::None {
+            // Its claim is over, and its lease and slack may be others by now.
+            self.owed = None;
+        }
         self.echo = Some(Echo { boot: beat.boot, n: beat.n, granted: Epoch::NONE });
         let differ = beat.lease != self.timing().parts().lease || beat.slack != self.slack;
         self.alarm(Alarm::TimersDiffer, differ, fx);

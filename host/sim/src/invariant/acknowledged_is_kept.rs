@@ -30,6 +30,11 @@ impl Acknowledged {
         self.rows.join(&rows);
     }
 
+    /// Nobody knows any more who acknowledged what.
+    pub(crate) fn forgotten(&mut self) {
+        self.rows = Rows::default();
+    }
+
     /// A node begins to serve; where an operator vouched for it, these were given up.
     pub(crate) fn reigns(
         &mut self,

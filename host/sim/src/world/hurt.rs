@@ -145,9 +145,17 @@ impl World<'_> {
             Fault::ArbiterDown { .. } => self.arbiter.down += 1,
             Fault::ArbiterSlow { by_ms, .. } => self.arbiter.slow = Some((number, by_ms)),
             Fault::RepliesLost { node, .. } => self.seats[index(node)].ills.replies_lost += 1,
-            Fault::Wiped => {
-                self.arbiter.register = None;
-            }
+            Fault::Wiped => self.wipe(),
+        }
+    }
+
+    /// The arbiter loses its data. That somebody acknowledged alone is forgotten with them where the
+    /// other node does not know it: what was acknowledged is promised no more.
+    fn wipe(&mut self) {
+        let Some(held) = self.arbiter.register.take() else { return };
+        let knows = |other: Side| self.seats[index(other)].disk.stale;
+        if !held.peer_synced && held.holder().is_some_and(|holder| !knows(holder.other())) {
+            self.rules.acknowledged.forgotten();
         }
     }
 

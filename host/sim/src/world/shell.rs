@@ -166,7 +166,9 @@ impl World<'_> {
     pub(crate) fn close(&mut self, at: usize) {
         let was = self.seats[at].answers_at(self.now);
         self.seats[at].held = false;
-        self.seats[at].blind = None;
+        // Whoever let go and has heard nobody since its clocks stood still knows no more than before.
+        let seat = &mut self.seats[at];
+        seat.blind = seat.blind.filter(|woke| seat.shadow.last_heard < seat.clock.local(*woke));
         self.seats[at].gate_until = self.seats[at].gate_until.min(self.now);
         if was {
             self.answers_changed();
