@@ -76,23 +76,12 @@ impl Engine {
     }
 
     fn judge(&mut self, now: Instant) {
+        self.refuse_unled();
         let mut answers = Vec::new();
-        let mut troubled = Vec::new();
         let mut late = None;
         for waiting in &mut self.waiting {
-            let Some(database) = self.databases.get_mut(&waiting.database) else {
-                answers.push((waiting.id, Answer::Error { text: "the database is gone" }));
-                continue;
-            };
-            let Side::Lead(lead) = &mut database.side else {
-                if self.role == Role::Following {
-                    answers.push((waiting.id, NOT_PRIMARY));
-                    continue;
-                }
-                let why = database.trouble.as_deref().unwrap_or("it is being opened");
-                troubled.push((waiting.id, format!("not followed at the moment: {why}")));
-                continue;
-            };
+            let Some(database) = self.databases.get_mut(&waiting.database) else { continue };
+            let Side::Lead(lead) = &mut database.side else { continue };
             if waiting.target.is_none() {
                 let captured = lead.capture(now);
                 // Pages that are being compared are looked at when the source is due.
