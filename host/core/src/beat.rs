@@ -76,8 +76,8 @@ pub struct Beat {
     pub role: PeerRole,
     /// What the sender asks.
     pub claim: Claim,
-    /// Highest epoch that the sender granted, attempted, handed over or reigned, and will know after
-    /// a crash.
+    /// Highest epoch that the sender granted, attempted, handed over or reigned, and will know
+    /// after a crash.
     pub highest: Epoch,
     /// L of the sender: what it will take from a grant of this beat.
     pub lease: Span,

@@ -65,7 +65,7 @@ impl Node {
         }
     }
 
-    /// What an order began has ended; another one that waits, for the disk perhaps, goes on waiting.
+    /// What an order began has ended; another one that waits, for the disk perhaps, waits on.
     pub(super) fn order_ends(
         &mut self,
         of: Order,

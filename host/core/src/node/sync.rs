@@ -243,15 +243,15 @@ impl Node {
         self.disk.stale || !self.register_misses(Some(held))
     }
 
-    /// A node that hears nobody marks what the register says its holder, alone, acknowledged without
-    /// it: a register can be lost.
+    /// A node that hears nobody marks what the register says its holder, alone, acknowledged
+    /// without it: a register can be lost.
     pub(super) fn note_missing_alone(&mut self) -> bool {
         let alone = self.register().is_some_and(|held| held.alone);
         alone && self.state.idle() && self.silent() && self.note_missing()
     }
 
-    /// A reign after this one acknowledged what is not here; or it serves alone, for which it waited
-    /// until this one's lease was over: the clocks of this node stood still.
+    /// A reign after this one acknowledged what is not here; or it serves alone, for which it
+    /// waited until this one's lease was over: the clocks of this node stood still.
     pub(super) fn yields_to_register(&mut self, fx: &mut Vec<Effect>) -> bool {
         let peer = Some(self.options.side.other());
         let after = |held: &Register| held.alone && held.holder() == peer;

@@ -5,8 +5,8 @@
 //! the arbiter, that the standby lacks something; or, where nobody can be told, if the
 //! configuration says so.
 
-use super::{Engine, Role, Side, Waiting};
-use crate::barrier::Request;
+use super::{Database, Engine, Role, Side, Waiting};
+use crate::barrier::{Request, RequestId};
 use crate::status::Notice;
 use crate::wire::Position;
 use staffetta_barrier::Answer;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Requests at an asynchronous database wait this long.
 const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
 
-const NOT_PRIMARY: Answer<'static> = Answer::Error { text: "this node is not primary" };
+const NOT_PRIMARY: &str = "this node is not primary";
 
 /// Whether synchronous commits have what they are named for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,7 +52,7 @@ impl Engine {
 
     fn asked(&mut self, request: Request, now: Instant) {
         let Role::Leading(_) = self.role else {
-            return self.answer(request.id, NOT_PRIMARY);
+            return self.answer(request.id, Answer::Error { text: NOT_PRIMARY });
         };
         let Some(path) = self.path_of(&request.database) else {
             // The path behind the words: it may be longer than an answer.
@@ -73,6 +73,26 @@ impl Engine {
             path.canonicalize().is_ok_and(|resolved| resolved == asked)
         };
         self.databases.keys().find(same).cloned()
+    }
+
+    /// Answers what waits for a database that this node does not lead, or cannot follow.
+    fn refuse_unled(&mut self) {
+        let (role, databases) = (self.role, &self.databases);
+        let why = |waiting: &Waiting| match databases.get(&waiting.database) {
+            None => Some("the database is gone".into()),
+            Some(Database { side: Side::Lead(_), .. }) => None,
+            Some(_) if role == Role::Following => Some(NOT_PRIMARY.into()),
+            Some(database) => {
+                let why = database.trouble.as_deref().unwrap_or("it is being opened");
+                Some(format!("not followed at the moment: {why}"))
+            }
+        };
+        let refused: Vec<(RequestId, String)> =
+            self.waiting.iter().filter_map(|waiting| Some((waiting.id, why(waiting)?))).collect();
+        for (id, text) in &refused {
+            self.answer(*id, Answer::Error { text });
+        }
+        self.waiting.retain(|waiting| !refused.iter().any(|(id, _)| *id == waiting.id));
     }
 
     fn judge(&mut self, now: Instant) {
@@ -134,21 +154,14 @@ impl Engine {
         for (id, answer) in &answers {
             self.answer(*id, *answer);
         }
-        for (id, text) in &troubled {
-            self.answer(*id, Answer::Error { text });
-        }
-        let answered = |asked| {
-            answers.iter().any(|(id, _)| *id == asked)
-                || troubled.iter().any(|(id, _)| *id == asked)
-        };
-        self.waiting.retain(|waiting| !answered(waiting.id));
+        self.waiting.retain(|waiting| !answers.iter().any(|(id, _)| *id == waiting.id));
         if let Some(database) = late {
             self.sync = Sync::Telling(now);
             self.say(Notice::Desynced(database));
         }
     }
 
-    fn answer(&mut self, id: crate::barrier::RequestId, answer: Answer<'_>) {
+    fn answer(&mut self, id: RequestId, answer: Answer<'_>) {
         if let Some(barrier) = &mut self.barrier {
             barrier.answer(id, answer);
         }

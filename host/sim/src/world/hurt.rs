@@ -149,8 +149,8 @@ impl World<'_> {
         }
     }
 
-    /// The arbiter loses its data. That somebody acknowledged alone is forgotten with them where the
-    /// other node does not know it: what was acknowledged is promised no more.
+    /// The arbiter loses its data. That somebody acknowledged alone is forgotten with them where
+    /// the other node does not know it: what was acknowledged is promised no more.
     fn wipe(&mut self) {
         let Some(held) = self.arbiter.register.take() else { return };
         let knows = |other: Side| self.seats[index(other)].disk.stale;

@@ -124,8 +124,8 @@ impl World<'_> {
             return self.close(at);
         }
         if seat.gate_until <= self.now {
-            // The kernel's timer was first, or an older renewal that came late: the lease is live, so
-            // claim anew.
+            // The kernel's timer was first, or an older renewal that came late: the lease is live,
+            // so claim anew.
             return self.claim(at, until);
         }
         self.arm(at, until);
@@ -166,7 +166,7 @@ impl World<'_> {
     pub(crate) fn close(&mut self, at: usize) {
         let was = self.seats[at].answers_at(self.now);
         self.seats[at].held = false;
-        // Whoever let go and has heard nobody since its clocks stood still knows no more than before.
+        // Whoever heard nobody since its clocks stood still knows no more for having let go.
         let seat = &mut self.seats[at];
         seat.blind = seat.blind.filter(|woke| seat.shadow.last_heard < seat.clock.local(*woke));
         self.seats[at].gate_until = self.seats[at].gate_until.min(self.now);
