@@ -1405,6 +1405,24 @@ fn what_a_silent_peer_acknowledged_alone_is_known_here_too() {
     }
 }
 
+/// The same of one that serves, and acknowledged something alone itself: a mark of its own would
+/// keep it from acknowledging.
+#[test]
+fn a_primary_that_acknowledged_alone_marks_nothing_as_missing_here() {
+    let mut one = registered(register(ME, 7, true));
+    one.step(Event::Synced(SyncId(1), false));
+    one.hears_stale(Some(true));
+    one.written();
+    assert!(one.look().contains(&Effect::Degraded(SyncId(1), true)));
+    let (id, _) = one.consults();
+    let held = Register { epoch: Epoch(15), alone: true, ..register(PEER, 7, false) };
+    one.told(id, Reply::Holds(Some(held)));
+    one.run(250);
+    one.written();
+    assert_eq!(one.role(), Role::Primary);
+    assert!(!one.node.view(one.now).stale);
+}
+
 /// Begins to claim by an operator's word, over a register that is the peer's; the disk has that.
 fn claims_by_order(disk: Durable, peer_synced: bool) -> One {
     let held = Register { epoch: Epoch(11), ..register(PEER, 7, peer_synced) };

@@ -12,14 +12,15 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an opening waits for a lock of an application.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 
-/// How often, and with which pause, the journal mode of a database that is in use is asked for: for
-/// this SQLite waits for nobody, whatever its busy timeout.
-const WAL_TRIES: u32 = 200;
+/// How long, and with which pause, the journal mode of a database that is in use is asked for where
+/// SQLite answers at once, whatever its busy timeout: to wait for one who is about to write, under a
+/// lock that this one waits for, would be to wait for ever.
+const WAL_WAIT: Duration = Duration::from_millis(200);
 const WAL_PAUSE: Duration = Duration::from_millis(1);
 
 /// Pages that the keeper's cache holds: it reads the schema, and nothing else. Fewer than three,
@@ -418,19 +419,17 @@ pub(crate) fn connect(path: &Path, busy_wait: Duration) -> rusqlite::Result<Conn
 /// Turns a database to WAL between the transactions of those who use it; answers with the mode that
 /// it is in.
 fn turn_to_wal(keeper: &Connection) -> rusqlite::Result<String> {
-    let mut tries = 0;
+    let began = Instant::now();
     loop {
         let turned = keeper.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0));
-        tries += 1;
-        match turned {
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && tries < WAL_TRIES =>
-            {
-                std::thread::sleep(WAL_PAUSE);
-            }
-            turned => return turned,
+        let busy = turned.as_ref().is_err_and(|error: &rusqlite::Error| {
+            error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+        });
+        // Where SQLite did wait, this is over.
+        if !busy || began.elapsed() >= WAL_WAIT {
+            return turned;
         }
+        std::thread::sleep(WAL_PAUSE);
     }
 }
 

@@ -111,3 +111,18 @@ fn a_database_is_turned_to_wal_between_the_transactions_of_others() {
     assert_eq!(mode, "wal");
     drop(ends.join().unwrap());
 }
+
+#[test]
+fn who_reads_for_long_is_waited_for_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN; SELECT * FROM t").unwrap();
+    // SQLite itself waits for readers: that long, and not that long for each attempt.
+    let busy_wait = Duration::from_millis(250);
+    let keeper = connect(&path, busy_wait).unwrap();
+    let began = Instant::now();
+    let busy = turn_to_wal(&keeper).unwrap_err();
+    assert_eq!(busy.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+    assert!(began.elapsed() < 10 * busy_wait, "{:?}", began.elapsed());
+}

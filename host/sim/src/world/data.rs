@@ -193,14 +193,14 @@ impl World<'_> {
     }
 
     fn ship(&mut self, at: usize, view: &View) {
-        let other = self.seats[1 - at].life;
+        let to = self.seats[1 - at].life;
         let seat = &mut self.seats[at];
         let lags = seat.ills.lag > 0 || !seat.synced;
         if lags || seat.plane.confirmed == seat.rows {
             return;
         }
         seat.plane.parcels += 1;
-        let (life, n, to) = (seat.life, seat.plane.parcels, other);
+        let (life, n) = (seat.life, seat.plane.parcels);
         let parcel = Parcel { from: at, life, n, to, epoch: view.epoch, rows: seat.rows.clone() };
         if let Some(when) = self.bulk(at) {
             self.queue.at(when, Due::Shipped(Box::new(parcel)));
@@ -367,7 +367,7 @@ impl World<'_> {
         self.coverage.evaluated(Rule::Acknowledged);
         let vouched = self.seats[at].vouched.as_ref().map(|vouched| &vouched.rows);
         let finding = self.rules.acknowledged.reigns(at, epoch, &has, vouched);
-        if !self.resumes(at, epoch) {
+        if !self.resumes(at) {
             self.hold(Rule::Acknowledged, finding);
         }
     }

@@ -314,16 +314,17 @@ impl<'a> World<'a> {
         let from = seat.shadow.reign.map_or(epoch, |(from, _)| from);
         seat.shadow.reign = Some((from, epoch));
         seat.writes_as = epoch;
-        let disk = seat.disk;
-        let (granted, resumes) = (seat.shadow.granted_max, self.resumes(at, epoch));
-        let finding = self.rules.g1.reign(at, epoch, &disk, granted, resumes);
+        let resumes = self.resumes(at);
+        let seat = &self.seats[at];
+        let granted = seat.shadow.granted_max;
+        let finding = self.rules.g1.reign(at, epoch, &seat.disk, granted, resumes);
         self.hold(Rule::G1, finding);
     }
 
-    /// A reign begins on a grant from before the node's clocks stood still.
-    pub(crate) fn resumes(&self, at: usize, epoch: Epoch) -> bool {
+    /// A node reigns by a grant from before its clocks stood still.
+    pub(crate) fn resumes(&self, at: usize) -> bool {
         let times = shadow::Times::new(self.pair.timing.parts());
-        self.seats[at].shadow.resumes(epoch, &times)
+        self.seats[at].shadow.resumes(&times)
     }
 
     /// A node arms its gate until then.

@@ -239,15 +239,19 @@ impl Shadow {
         self.stood = Some(now);
     }
 
-    /// Whether a reign begins, or gets a new number, on what was granted before the clocks stood
-    /// still: of what became of it since, its node cannot know.
-    pub(crate) fn resumes(&self, epoch: Epoch, timing: &Times) -> bool {
+    /// End of the last lease that was granted to the present reign, under any of its numbers.
+    fn leased(&self) -> Mono {
+        let Some((from, to)) = self.reign else { return Mono::ZERO };
         let of = |grant: Option<(Epoch, Mono)>| {
-            let from = self.reign.map_or(epoch, |(from, _)| from);
-            let fits = |(of, _): &(Epoch, Mono)| (from..=epoch).contains(of);
-            grant.filter(fits).map_or(Mono::ZERO, |(_, until)| until)
+            grant.filter(|(of, _)| (from..=to).contains(of)).map_or(Mono::ZERO, |(_, until)| until)
         };
-        let until = of(self.granted).max(of(self.hand)).max(of(self.arbiter));
+        of(self.granted).max(of(self.hand)).max(of(self.arbiter))
+    }
+
+    /// Whether the present reign lives on what was granted before the clocks stood still: of what
+    /// became of it since, its node cannot know.
+    pub(crate) fn resumes(&self, timing: &Times) -> bool {
+        let until = self.leased();
         let before = |stood: Mono| until > stood && until <= stood + timing.granted();
         self.stood.is_some_and(before)
     }
@@ -260,12 +264,9 @@ impl Shadow {
 
     /// Until when the present reign may serve, by everything it was granted.
     pub(crate) fn allowed(&mut self, timing: &Times, arbiter: bool, now: Mono) -> Mono {
-        let Some((from, to)) = self.reign else { return Mono::ZERO };
-        // A reign that got a new number keeps what was granted to the old one.
-        let of = |grant: Option<(Epoch, Mono)>| {
-            grant.filter(|(of, _)| (from..=to).contains(of)).map_or(Mono::ZERO, |(_, until)| until)
-        };
-        let granted = of(self.granted).max(of(self.hand)).max(of(self.arbiter));
+        if self.reign.is_none() {
+            return Mono::ZERO;
+        }
         let listened = now.since(self.last_heard.max(self.awake_since));
         let own = if !arbiter && listened + Span(1_000) >= timing.silence() {
             now + timing.self_granted()
@@ -273,6 +274,6 @@ impl Shadow {
             Mono::ZERO
         };
         self.own = self.own.max(own);
-        granted.max(self.own)
+        self.leased().max(self.own)
     }
 }

@@ -164,12 +164,12 @@ impl World<'_> {
 
     /// Closes the gate at once.
     pub(crate) fn close(&mut self, at: usize) {
-        let was = self.seats[at].answers_at(self.now);
-        self.seats[at].held = false;
-        // Whoever heard nobody since its clocks stood still knows no more for having let go.
         let seat = &mut self.seats[at];
+        let was = seat.answers_at(self.now);
+        seat.held = false;
+        // Whoever heard nobody since its clocks stood still knows no more for having let go.
         seat.blind = seat.blind.filter(|woke| seat.shadow.last_heard < seat.clock.local(*woke));
-        self.seats[at].gate_until = self.seats[at].gate_until.min(self.now);
+        seat.gate_until = seat.gate_until.min(self.now);
         if was {
             self.answers_changed();
         }
