@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 
 /// How long, and with which pause, the journal mode of a database that is in use is asked for where
-/// SQLite answers at once, whatever its busy timeout: to wait for one who is about to write, under a
-/// lock that this one waits for, would be to wait for ever.
+/// SQLite answers at once, whatever its busy timeout: to wait for one who is about to write, under
+/// a lock that this one waits for, would be to wait for ever.
 const WAL_WAIT: Duration = Duration::from_millis(200);
 const WAL_PAUSE: Duration = Duration::from_millis(1);
 
