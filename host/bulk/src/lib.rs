@@ -29,6 +29,7 @@ mod hello;
 mod listen;
 #[cfg(feature = "loopback")]
 pub mod loopback;
+mod pulse;
 mod signal;
 mod socket;
 mod stream;
@@ -39,6 +40,7 @@ pub use dial::{Dialer, DialerConfig, dial};
 pub use error::BulkError;
 pub use hello::{Purpose, VERSIONS, Versions};
 pub use listen::{Answer, Listener, ListenerConfig, Reception};
+pub use pulse::Pulse;
 pub use signal::Signal;
 pub use stream::Stream;
 

@@ -24,7 +24,7 @@ use crate::ledger::Ledger;
 use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
 use crate::wire::{Entry, Position};
 use crate::worker::{Ticket, Worker};
-use staffetta_bulk::{Signal, Stream, Wake};
+use staffetta_bulk::{Pulse, Signal, Stream, Wake};
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -129,6 +129,7 @@ pub struct Handle {
     board: Board,
     leading: Arc<AtomicU64>,
     looked: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
 }
 
 type Board = Arc<Mutex<Arc<Vec<DatabaseStatus>>>>;
@@ -169,6 +170,12 @@ impl Handle {
     #[must_use]
     pub fn has_looked(&self) -> bool {
         self.looked.load(Ordering::Acquire)
+    }
+
+    /// How long the thread has not looked at what happens: a status may be older by so much.
+    #[must_use]
+    pub fn late(&self) -> Duration {
+        self.pulse.late()
     }
 
     /// The epoch that this node leads; none while it does not.
@@ -219,7 +226,9 @@ pub fn start(
     let checkpoints =
         Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let looked = Arc::new(AtomicBool::new(false));
-    let shared = (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked));
+    let pulse = Arc::new(Pulse::default());
+    let shared =
+        (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked), Arc::clone(&pulse));
     let build = move || {
         let now = Instant::now();
         Engine {
@@ -256,13 +265,14 @@ pub fn start(
             board: shared.0,
             leading: shared.1,
             looked: shared.2,
+            pulse: shared.3,
         }
     };
     std::thread::Builder::new()
         .name("databases".into())
         .spawn(move || build().run())
         .map_err(failed("a thread"))?;
-    Ok(Handle { commands, streams, wake, board, leading, looked })
+    Ok(Handle { commands, streams, wake, board, leading, looked, pulse })
 }
 
 fn waker(woken: &Arc<Signal>) -> Wake {
@@ -397,12 +407,14 @@ struct Engine {
     board: Board,
     leading: Arc<AtomicU64>,
     looked: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
 }
 
 impl Engine {
     fn run(mut self) {
         let mut polled = Vec::new();
         loop {
+            self.pulse.looks();
             if !self.commands() {
                 return;
             }
@@ -486,6 +498,7 @@ impl Engine {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let count = polled.len() as libc::nfds_t;
+        self.pulse.sleeps();
         // SAFETY: the array and the time live for the call; no signal mask is changed.
         unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
         if polled[0].revents != 0 {

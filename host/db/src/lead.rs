@@ -249,7 +249,7 @@ impl Lead {
     }
 
     /// What others see.
-    pub(crate) fn describe(&self, now: Instant, status: &mut DatabaseStatus) {
+    pub(crate) fn describe(&self, status: &mut DatabaseStatus) {
         status.state = match (&self.attendant, &self.table) {
             (_, None) => State::Opening,
             (Attendant::Nobody, Some(_)) => State::Alone,
@@ -261,9 +261,7 @@ impl Lead {
         status.head = status.position;
         // A large transaction that is being captured counts before it is whole.
         status.behind = self.unacked().map(|unacked| unacked + u64::from(self.capturing));
-        let since = self.unacked_since().filter(|_| status.behind != Some(0));
-        let ms = since.map_or(0, |since| now.saturating_duration_since(since).as_millis());
-        status.behind_ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        status.behind_since = self.unacked_since().filter(|_| status.behind != Some(0));
         status.behind_bytes = self.waiting_bytes();
         status.pages = self.pages();
         status.page_bytes = self.source.page_bytes();

@@ -12,7 +12,7 @@ use crate::path::TreePath;
 use crate::status::{Notice, TreeStatus};
 use crate::watch::Mechanism;
 use crate::wire::TREES_MAX;
-use staffetta_bulk::{Signal, Stream, Wake};
+use staffetta_bulk::{Pulse, Signal, Stream, Wake};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -149,6 +149,7 @@ pub struct Handle {
     board: Board,
     leading: Arc<AtomicU64>,
     looked: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
 }
 
 type Board = Arc<Mutex<Arc<Vec<TreeStatus>>>>;
@@ -189,6 +190,12 @@ impl Handle {
     #[must_use]
     pub fn has_looked(&self) -> bool {
         self.looked.load(Ordering::Acquire)
+    }
+
+    /// How long the thread has not looked at what happens: a status may be older by so much.
+    #[must_use]
+    pub fn late(&self) -> Duration {
+        self.pulse.late()
     }
 
     /// The epoch that this node leads; none while it does not.
@@ -233,7 +240,9 @@ pub fn start(
     let board: Board = Arc::default();
     let leading = Arc::new(AtomicU64::new(0));
     let looked = Arc::new(AtomicBool::new(false));
-    let shared = (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked));
+    let pulse = Arc::new(Pulse::default());
+    let shared =
+        (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked), Arc::clone(&pulse));
     let waking = Arc::clone(&wake);
     let build = move || {
         let now = Instant::now();
@@ -255,13 +264,14 @@ pub fn start(
             board: shared.0,
             leading: shared.1,
             looked: shared.2,
+            pulse: shared.3,
         }
     };
     std::thread::Builder::new()
         .name("files".into())
         .spawn(move || build().run())
         .map_err(failed("a thread"))?;
-    Ok(Handle { commands, streams, wake, board, leading, looked })
+    Ok(Handle { commands, streams, wake, board, leading, looked, pulse })
 }
 
 /// What this node is to its trees.
@@ -299,12 +309,14 @@ struct Engine {
     board: Board,
     leading: Arc<AtomicU64>,
     looked: Arc<AtomicBool>,
+    pulse: Arc<Pulse>,
 }
 
 impl Engine {
     fn run(mut self) {
         let mut polled = Vec::new();
         loop {
+            self.pulse.looks();
             if !self.commands() {
                 return;
             }
@@ -407,6 +419,7 @@ impl Engine {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let count = polled.len() as libc::nfds_t;
+        self.pulse.sleeps();
         // SAFETY: the array and the time live for the call; no signal mask is changed.
         unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
         if polled[0].revents != 0 {

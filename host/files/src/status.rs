@@ -3,6 +3,7 @@
 use crate::path::TreePath;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// What a tree is doing on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -69,8 +70,8 @@ pub struct TreeStatus {
     pub behind: Option<u64>,
     /// Their bytes, as far as known.
     pub behind_bytes: u64,
-    /// Age of the oldest of them, milliseconds.
-    pub behind_ms: u64,
+    /// Since when the oldest of them waits.
+    pub behind_since: Option<Instant>,
     /// Deletions that wait for an operator: paths, with all below them.
     pub held: u64,
     /// The tree is being walked: what changed while nobody looked may still be found.
@@ -83,6 +84,15 @@ pub struct TreeStatus {
     pub skipped: u64,
     /// What someone should look at.
     pub trouble: Option<String>,
+}
+
+impl TreeStatus {
+    /// How long the standby has lacked something, ms.
+    #[must_use]
+    pub fn behind_ms(&self) -> u64 {
+        let age = self.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
+        u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// What happened.

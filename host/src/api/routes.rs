@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::control::{Control, Order, OrderKind, PolicyKind};
 use super::request::{Body, Refused, json, read_body, read_json, read_limit, read_name};
+use super::status::Status;
 use super::{ORDER_MS_MAX, events};
 use crate::config::Config;
 use crate::journal::{JournalError, JournalHandle};
@@ -98,19 +99,29 @@ impl Api {
         answer.unwrap_or_else(Refused::into_response)
     }
 
+    /// The status as it was made last, but for alignment, which is a promise about now.
+    fn status(&self) -> Arc<Status> {
+        let status = Arc::clone(&self.control.status.borrow());
+        let over = status.alignment.as_ref().and_then(|one| one.at(Instant::now()));
+        match over {
+            Some(over) => Arc::new(Status { alignment: Some(over), ..(*status).clone() }),
+            None => status,
+        }
+    }
+
     async fn get(&self, path: &str, query: Option<&str>) -> Answer {
         match path {
             "status" => {
-                let status = Arc::clone(&self.control.status.borrow());
+                let status = self.status();
                 Ok(json(StatusCode::OK, &*status))
             }
             "databases" => {
-                let status = Arc::clone(&self.control.status.borrow());
+                let status = self.status();
                 let all = json!({ "databases": status.databases, "alignment": status.alignment });
                 Ok(json(StatusCode::OK, &all))
             }
             "alignment" => {
-                let status = Arc::clone(&self.control.status.borrow());
+                let status = self.status();
                 match &status.alignment {
                     Some(alignment) => Ok(json(StatusCode::OK, alignment)),
                     None => Err(Refused::new(
@@ -122,7 +133,7 @@ impl Api {
             }
             "databases/diff" => self.database_diff(query).await,
             "files" => {
-                let status = Arc::clone(&self.control.status.borrow());
+                let status = self.status();
                 let all = json!({ "trees": status.trees, "alignment": status.alignment });
                 Ok(json(StatusCode::OK, &all))
             }
@@ -251,7 +262,7 @@ impl Api {
 
     /// How the newest archive of a database differs from it, on a thread that may wait.
     async fn database_diff(&self, query: Option<&str>) -> Answer {
-        let status = Arc::clone(&self.control.status.borrow());
+        let status = self.status();
         let name = read_name(query)?;
         let found = status.database(&name);
         let Some(database) = found.map(|one| PathBuf::from(&one.path)) else {

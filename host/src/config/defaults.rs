@@ -59,6 +59,8 @@ pub const CHECK_FALL: u32 = 3;
 pub const FACT_INTERVAL_MS: u64 = 5_000;
 /// `fact.timeout_ms`.
 pub const FACT_TIMEOUT_MS: u64 = 2_000;
+/// `alignment.bound_ms`.
+pub const ALIGNMENT_BOUND_MS: u64 = 2_000;
 /// `journal.megabytes_max`.
 pub const JOURNAL_MEGABYTES: u64 = 256;
 /// `log.level`.
@@ -137,6 +139,10 @@ pub const CHECK_INTERVAL_MS_MIN: u64 = 100;
 pub const FACT_INTERVAL_MS_MIN: u64 = 1_000;
 /// `rise` and `fall`, at most.
 pub const CHECK_STEPS_MAX: u32 = 100;
+/// `alignment.bound_ms`, at least.
+pub const ALIGNMENT_BOUND_MS_MIN: u64 = 500;
+/// `alignment.bound_ms`, at most.
+pub const ALIGNMENT_BOUND_MS_MAX: u64 = 600_000;
 /// `journal.megabytes_max`, at least.
 pub const JOURNAL_MEGABYTES_MIN: u64 = 16;
 /// `journal.megabytes_max`, at most.

@@ -57,6 +57,8 @@ pub struct Config {
     pub databases: Vec<DatabaseConfig>,
     /// Up to [`defaults::TREES_MAX`] folders whose files the standby has too.
     pub trees: Vec<TreeConfig>,
+    /// The standby lacks nothing that matters while it lacks nothing for longer than this, ms.
+    pub alignment_ms: u64,
     /// The three policies.
     pub policies: PoliciesConfig,
     /// Licensing.

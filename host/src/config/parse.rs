@@ -57,6 +57,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config> {
         trees: reader.trees(&raw.tree)?,
         policies: reader.policies(&raw.policy)?,
         license: reader.license(&raw.license)?,
+        alignment_ms: reader.alignment_ms(&raw)?,
         journal_bytes_max: reader.journal_bytes(&raw)?,
         log_level: raw.log.level.unwrap_or(defaults::LOG_LEVEL),
     };
@@ -197,6 +198,15 @@ impl Reader<'_> {
             trusted_keys: self.keys(&raw.trusted_keys, "license.trusted_keys")?,
             document: self.path(&raw.document, defaults::LICENSE_DOCUMENT)?,
         })
+    }
+
+    fn alignment_ms(&self, raw: &RawConfig) -> Result<u64> {
+        self.number(
+            &raw.alignment.bound_ms,
+            "alignment.bound_ms",
+            defaults::ALIGNMENT_BOUND_MS,
+            defaults::ALIGNMENT_BOUND_MS_MIN..=defaults::ALIGNMENT_BOUND_MS_MAX,
+        )
     }
 
     fn journal_bytes(&self, raw: &RawConfig) -> Result<u64> {

@@ -32,6 +32,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) tree: Vec<Spanned<RawTree>>,
     #[serde(default)]
+    pub(super) alignment: RawAlignment,
+    #[serde(default)]
     pub(super) policy: RawPolicies,
     #[serde(default)]
     pub(super) license: RawLicense,
@@ -205,6 +207,12 @@ pub(super) struct RawLicense {
     #[serde(default)]
     pub(super) trusted_keys: Vec<Spanned<String>>,
     pub(super) document: Text,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAlignment {
+    pub(super) bound_ms: Number,
 }
 
 #[derive(Deserialize, Default)]

@@ -284,6 +284,12 @@ const REFUSED: &[(&str, &str, usize, &str)] = &[
     ),
     (
         "[policy.failover.settings]",
+        "[alignment]\nbound_ms = 100\n[policy.failover.settings]",
+        24,
+        "alignment.bound_ms = 100: write a number from 500 to 600000",
+    ),
+    (
+        "[policy.failover.settings]",
         "[journal]\nmegabytes_max = 1\n[policy.failover.settings]",
         24,
         "journal.megabytes_max = 1: write a number from 16 to 65536",

@@ -150,6 +150,10 @@ pub struct About {
     /// What is known of the site, in turns with `data`; nothing from versions without facts.
     #[n(13)]
     pub facts: Option<Vec<FactReport>>,
+    /// The peer has all data of this node that is older than this, ms; none: not known, or not
+    /// so; nothing from versions that do not tell.
+    #[n(14)]
+    pub lag_ms: Option<u32>,
 }
 
 impl About {
@@ -164,6 +168,7 @@ impl About {
         for target in &mut about.targets {
             target.age_ms = target.age_ms.saturating_add(ms);
         }
+        about.lag_ms = about.lag_ms.map(|lag| lag.saturating_add(ms));
         about.in_role_ms = about.in_role_ms.saturating_add(ms);
         about.facts = about.facts.map(|facts| facts.iter().filter_map(|f| f.later(ms)).collect());
         about

@@ -63,6 +63,7 @@ fn about() -> About {
                 ..FactReport::default()
             },
         ]),
+        lag_ms: Some(40),
     }
 }
 
@@ -322,7 +323,8 @@ fn facts_of_other_kinds_are_passed_over_and_all_others_age() {
     let later = word.later(Span::ms(499));
     let (check, target) = (&later.checks[0], &later.targets[0]);
     assert_eq!((check.since_ms, check.age_ms, target.age_ms), (509, 519, 504));
-    assert_eq!((later.in_role_ms, later.facts.map(|facts| facts.len())), (1_499, Some(1)));
+    assert_eq!((later.in_role_ms, later.lag_ms), (1_499, Some(539)));
+    assert_eq!(later.facts.map(|facts| facts.len()), Some(1));
     assert_eq!(word.later(Span::ms(500)).facts, Some(Vec::new()));
     assert_eq!(word.later(Span::ZERO), word);
 }
@@ -370,22 +372,25 @@ const FIXTURES: &str = include_str!("frames-0.1.0.txt");
 
 #[test]
 fn frames_of_released_versions_are_read() {
-    let made = frame::encode(&beat(5), Stamp { seq: 5, echo: 4, held_us: 2 }, None, None);
-    if std::env::var_os("REWRITE").is_some() && !FIXTURES.contains("data ") {
+    let lag = About { lag_ms: Some(40), ..About::default() };
+    let made = frame::encode(&beat(5), Stamp { seq: 5, echo: 4, held_us: 2 }, Some(&lag), None);
+    if std::env::var_os("REWRITE").is_some() && !FIXTURES.contains("lag ") {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/link/frames-0.1.0.txt");
-        let row = format!("data {}\n", crate::identity::hex(&made));
+        let row = format!("lag {}\n", crate::identity::hex(&made));
         std::fs::write(path, format!("{FIXTURES}{row}")).unwrap();
         return;
     }
-    assert_eq!(FIXTURES.lines().count(), 4);
+    assert_eq!(FIXTURES.lines().count(), 5);
     for (name, hex) in FIXTURES.lines().filter_map(|line| line.split_once(' ')) {
         let frame = frame::decode(5, &unhex(hex)).unwrap_or_else(|error| panic!("{name}: {error}"));
         // The first ones are of before there was an arbiter, then of before there was data.
-        let arbiter = beat(5).arbiter.filter(|_| ["arbiter", "data"].contains(&name));
-        let synced = beat(5).synced.filter(|_| name == "data");
-        let stale = beat(5).stale.filter(|_| name == "data");
+        let arbiter = beat(5).arbiter.filter(|_| ["arbiter", "data", "lag"].contains(&name));
+        let synced = beat(5).synced.filter(|_| ["data", "lag"].contains(&name));
+        let stale = beat(5).stale.filter(|_| ["data", "lag"].contains(&name));
         let expect = staffetta_core::Beat { arbiter, synced, stale, ..beat(5) };
         assert_eq!(frame.beat, expect, "{name}");
+        let told = frame.about.and_then(|about| about.lag_ms);
+        assert_eq!(told, lag.lag_ms.filter(|_| name == "lag"), "{name}");
     }
 }
 

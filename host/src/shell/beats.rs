@@ -34,6 +34,8 @@ use std::time::{Duration, Instant};
 
 /// What a node says about itself is said again this often, or when it changes.
 const ABOUT_INTERVAL: Span = Span::ms(500);
+/// What is new in it only by its ages goes with the next beat after this.
+const ABOUT_AGAIN: Span = Span::ms(250);
 /// The license document is told this often.
 const LICENSE_INTERVAL: Span = Span::ms(5_000);
 /// A release that the kernel refused is tried again after this.
@@ -314,7 +316,8 @@ impl Beats {
             }
             Mail::About(about, news) => {
                 self.parts.about = (*about, self.parts.clock.now());
-                if news {
+                let stale = self.parts.clock.now().since(self.about_at) >= ABOUT_AGAIN;
+                if news || stale {
                     self.about_at = Mono::ZERO;
                 }
             }

@@ -29,8 +29,6 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A standby lacks nothing that matters when it lacks nothing for longer than this.
-pub(crate) const ALIGNED_MS_MAX: u64 = 1_000;
 /// The data's part of a planned move ends this long before the core's patience does.
 const DRAIN_MARGIN: Duration = Duration::from_millis(200);
 /// What the peer said of its data is kept of this many databases and trees.
@@ -187,6 +185,19 @@ impl DataLink {
     pub(crate) fn trees(&self) -> Arc<Vec<TreeStatus>> {
         let trees = self.0.as_ref().and_then(|plane| plane.trees.as_ref());
         trees.map(TreeHandle::status).unwrap_or_default()
+    }
+
+    /// How long the thread that sees to each kind of data has not looked at it.
+    pub(crate) fn late(&self) -> Vec<(&'static str, Duration)> {
+        let Some(plane) = &self.0 else { return Vec::new() };
+        let databases = plane.databases.as_ref().map(|one| ("databases", one.engine.late()));
+        let trees = plane.trees.as_ref().map(|trees| ("trees", trees.late()));
+        databases.into_iter().chain(trees).collect()
+    }
+
+    /// Whether this node's data is the primary's.
+    pub(crate) fn leads(&self) -> bool {
+        self.0.as_ref().is_some_and(|plane| plane.leads())
     }
 
     /// Why nothing can be said of alignment, whatever the data says.

@@ -1,7 +1,7 @@
-//! Databases as the status and the alarms show them, and whether the nodes are aligned.
+//! Databases as the status and the alarms show them.
 
-use super::data::{ALIGNED_MS_MAX, DataLink};
-use crate::api::status::{Alarm, Alignment, DatabaseLine};
+use super::data::DataLink;
+use crate::api::status::{Alarm, DatabaseLine};
 use staffetta_db::{DatabaseStatus, State};
 
 /// All databases, in the order of their paths.
@@ -18,7 +18,7 @@ fn line(status: &DatabaseStatus) -> DatabaseLine {
         epoch: position.epoch,
         txid: position.txid,
         behind: status.behind,
-        behind_ms: status.behind_ms,
+        behind_ms: status.behind_ms(),
         behind_bytes: status.behind_bytes,
         bytes: u64::from(status.pages) * u64::from(status.page_bytes),
         wal_bytes: status.wal_bytes,
@@ -33,38 +33,6 @@ fn line(status: &DatabaseStatus) -> DatabaseLine {
         scrubbed_wrong: status.scrubbed.map(|(_, wrong)| wrong as u64),
         trouble: status.trouble.clone(),
     }
-}
-
-/// Whether the standby has what the primary has; none where nothing is replicated.
-pub(crate) fn alignment(data: &DataLink) -> Option<Alignment> {
-    if !data.is_configured() {
-        return None;
-    }
-    let mut why: Vec<String> = data.status().iter().filter_map(misaligned).collect();
-    why.extend(super::trees::misalignments(data));
-    why.extend(data.in_the_dark().map(str::to_owned));
-    Some(Alignment { aligned: why.is_empty(), bound_ms: ALIGNED_MS_MAX, why })
-}
-
-fn misaligned(status: &DatabaseStatus) -> Option<String> {
-    let why = match status.state {
-        State::Leading if status.behind == Some(0) || status.behind_ms <= ALIGNED_MS_MAX => {
-            return None;
-        }
-        State::Following if status.behind_ms <= ALIGNED_MS_MAX => return None,
-        State::Leading | State::Following => {
-            let lacking = status.behind.unwrap_or(0);
-            format!("the standby lacks {lacking} transactions for {} ms", status.behind_ms)
-        }
-        State::Alone => "no standby attends".into(),
-        State::Shipping | State::Catching => "the standby is being brought to it".into(),
-        State::Waiting => "no primary names it".into(),
-        State::Opening => "it is being read".into(),
-        State::Diverged => {
-            format!("it diverged: `staffetta db resync {}`, or the policy, decides", status.name)
-        }
-    };
-    Some(format!("{}: {why}", status.name))
 }
 
 /// What someone should look at.

@@ -5,6 +5,7 @@
 //! priority; licensing and the journal have threads of their own; everything else is on tokio and
 //! speaks to them over channels.
 
+mod alignment;
 mod arbitrate;
 mod beats;
 mod clock;

@@ -1,5 +1,6 @@
 //! Makes the status of the API from what hangs on the board and the shelves.
 
+use super::alignment::alignment;
 use super::data::DataLink;
 use super::decide::Shelf;
 use super::level::{self, level};
@@ -18,7 +19,7 @@ use staffetta_core::{Answerer, PeerRole, Role, Span};
 use staffetta_policy::{Policy, Speaker};
 use staffetta_vip::GateClass;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Decisions in the status.
 const DECISIONS_MAX: usize = 8;
@@ -103,8 +104,20 @@ impl Publisher {
             stalls: snapshot.lateness.summary(),
             databases: super::databases::lines(&self.data),
             trees: super::trees::lines(&self.data),
-            alignment: super::databases::alignment(&self.data),
+            alignment: self.alignment(snapshot, age),
         }
+    }
+
+    /// Whether the standby has what the primary has; the primary's word is older by its way here.
+    fn alignment(&self, snapshot: &Snapshot, age: Span) -> Option<status::Alignment> {
+        let way = snapshot.links.iter().filter_map(|link| link.rtt_us).max().unwrap_or(0);
+        let told = snapshot.peer.as_ref().and_then(|(about, at)| Some((about.lag_ms?, *at)));
+        let word = told.map(|(lag, at)| {
+            let age = Duration::from_millis((at + age).as_ms());
+            Duration::from_millis(lag.into()) + age + Duration::from_micros(way.into())
+        });
+        let bound = Duration::from_millis(self.config.alignment_ms);
+        alignment(&self.data, bound, word)
     }
 
     fn arbiter(&self, snapshot: &Snapshot, age: Span) -> Option<status::ArbiterStatus> {

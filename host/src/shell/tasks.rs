@@ -25,6 +25,8 @@ use tokio::sync::{Notify, mpsc};
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(1_000);
 /// Ages of checks, references and facts are told anew this often.
 const AGES_INTERVAL: Duration = Duration::from_millis(1_000);
+/// What the standby lacks is told anew this often, by the primary.
+const LAG_INTERVAL: Duration = Duration::from_millis(400);
 /// The watch of addresses is started again after this, should it fail.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);
 
@@ -98,10 +100,11 @@ pub(crate) async fn run(tasks: Tasks, running: &Running) -> anyhow::Result<()> {
         }
         if let Some(snapshot) = publisher.board.newest() {
             let status = margins.status(&publisher, &reporter, &snapshot);
+            let lag = status.alignment.as_ref().and_then(|one| one.lag_ms);
             journal_level(&mut level, &status.level, &reporter);
             // Nobody may be looking at the status.
             let _ = ends.status.send(Arc::new(status));
-            told.tell(&publisher, running, &snapshot);
+            told.tell(&publisher, running, &snapshot, lag);
         }
     }
     down.notify_one();
@@ -152,7 +155,13 @@ struct Told {
 
 impl Told {
     /// Tells the peer, and the core, what changed on this node.
-    fn tell(&mut self, publisher: &Publisher, running: &Running, snapshot: &Snapshot) {
+    fn tell(
+        &mut self,
+        publisher: &Publisher,
+        running: &Running,
+        snapshot: &Snapshot,
+        lag: Option<u64>,
+    ) {
         let seen = publisher.evidence.seen();
         let ms = |ms: u64| u32::try_from(ms).unwrap_or(u32::MAX);
         let shelf = publisher.shelf.lock().expect("no holder panics").clone();
@@ -173,6 +182,7 @@ impl Told {
             license: super::situation::standing_number(seen.license),
             checks: seen.checks,
             targets: seen.targets,
+            lag_ms: lag.map(ms),
             in_role_ms: ms(snapshot.now.since(snapshot.view.since).as_ms()),
             stall_max_ms: ms(snapshot.view.stall_max.as_ms()),
             facts: (!has_facts || data.is_none()).then_some(seen.facts),
@@ -187,7 +197,8 @@ impl Told {
             running.outbox.event(Event::Fitness(fit));
         }
         let news = settled(&about) != settled(&self.about);
-        if news || self.at.elapsed() >= AGES_INTERVAL {
+        let interval = if publisher.data.leads() { LAG_INTERVAL } else { AGES_INTERVAL };
+        if news || self.at.elapsed() >= interval {
             self.at = std::time::Instant::now();
             self.turn = self.turn.wrapping_add(1);
             self.about = about.clone();
@@ -198,8 +209,14 @@ impl Told {
 
 /// Without what changes by itself.
 fn settled(about: &About) -> About {
-    let mut settled =
-        About { in_role_ms: 0, stall_max_ms: 0, data: None, facts: None, ..about.clone() };
+    let mut settled = About {
+        in_role_ms: 0,
+        stall_max_ms: 0,
+        lag_ms: None,
+        data: None,
+        facts: None,
+        ..about.clone()
+    };
     for check in &mut settled.checks {
         (check.since_ms, check.age_ms) = (0, 0);
     }

@@ -1,6 +1,6 @@
 //! Trees of files as the status and the alarms show them, and what operators want of them.
 
-use super::data::{ALIGNED_MS_MAX, DataLink};
+use super::data::DataLink;
 use crate::api::OrderError;
 use crate::api::status::{Alarm, TreeLine};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn line(status: &TreeStatus) -> TreeLine {
         entries: status.entries,
         bytes: status.bytes,
         behind: status.behind,
-        behind_ms: status.behind_ms,
+        behind_ms: status.behind_ms(),
         behind_bytes: status.behind_bytes,
         held: status.held,
         scanning: status.scanning,
@@ -31,39 +31,6 @@ fn line(status: &TreeStatus) -> TreeLine {
         skipped: status.skipped,
         trouble: status.trouble.clone(),
     }
-}
-
-/// Why the standby does not have what the primary has, for each tree where it does not.
-pub(crate) fn misalignments(data: &DataLink) -> Vec<String> {
-    data.trees().iter().filter_map(misaligned).collect()
-}
-
-fn misaligned(status: &TreeStatus) -> Option<String> {
-    let TreeStatus { name, held, .. } = status;
-    if *held > 0 {
-        return Some(format!("{name}: {held} deletions wait for `staffetta files approve {name}`"));
-    }
-    let within = status.behind == Some(0) || status.behind_ms <= ALIGNED_MS_MAX;
-    let why = match status.state {
-        State::Leading | State::Following if status.scanning => "it is being walked".into(),
-        State::Leading if within => return None,
-        State::Following if within && status.behind.is_some() => return None,
-        State::Leading | State::Following => match status.behind {
-            Some(lacking) => {
-                format!("the standby lacks {lacking} paths for {} ms", status.behind_ms)
-            }
-            None => "what the standby lacks is not known".into(),
-        },
-        State::Alone => "no standby attends".into(),
-        State::Comparing => "the standby's tree is being compared".into(),
-        State::Catching => "it is being brought to what the primary has".into(),
-        State::Waiting => "no primary names it".into(),
-        State::Diverged => {
-            format!("it diverged: the policy, or `staffetta files approve {name}`, decides")
-        }
-        State::Halted | State::Closed => status.trouble.clone().unwrap_or_else(|| "closed".into()),
-    };
-    Some(format!("{name}: {why}"))
 }
 
 /// What someone should look at.
@@ -140,40 +107,5 @@ fn as_json(done: Done) -> Value {
                 })
             })
             .collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::shell::data::tree_status;
-
-    #[test]
-    fn only_a_tree_that_the_standby_has_within_the_bound_is_aligned() {
-        for (state, behind, behind_ms, aligned) in [
-            (State::Leading, Some(0), 0, true),
-            (State::Leading, Some(3), ALIGNED_MS_MAX, true),
-            (State::Leading, Some(3), ALIGNED_MS_MAX + 1, false),
-            (State::Following, Some(0), 0, true),
-            (State::Following, Some(3), ALIGNED_MS_MAX + 1, false),
-            // The primary's last word is too old.
-            (State::Following, None, 0, false),
-            (State::Alone, Some(0), 0, false),
-            (State::Comparing, Some(0), 0, false),
-            (State::Catching, Some(0), 0, false),
-            (State::Waiting, Some(0), 0, false),
-            (State::Diverged, Some(0), 0, false),
-            (State::Halted, Some(0), 0, false),
-            (State::Closed, Some(0), 0, false),
-        ] {
-            let status = TreeStatus { behind_ms, ..tree_status(state, behind) };
-            let why = misaligned(&status);
-            assert_eq!(why.is_none(), aligned, "{state:?} {behind:?} {behind_ms}: {why:?}");
-            let held = TreeStatus { held: 1, ..status.clone() };
-            assert!(misaligned(&held).is_some_and(|why| why.contains("files approve recordings")));
-            if matches!(state, State::Leading | State::Following) {
-                assert!(misaligned(&TreeStatus { scanning: true, ..status }).is_some());
-            }
-        }
     }
 }

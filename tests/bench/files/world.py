@@ -10,7 +10,7 @@ import pair, trees
 from pair import IP, NAMES, PREFIX, VIP, proc_cpu_s, proc_kib, say, sh
 
 RSYNC_PORT = 8730
-ALIGNED_BOUND_S = 1.0   # `aligned` says that the standby has all that is older (`bound_ms` of the status)
+ALIGNED_BOUND_S = 1.0   # `aligned` says that the standby has all that is older (`alignment.bound_ms`)
 ASK_EVERY_S = 0.05      # between two questions whether the nodes are aligned
 READY_S_MAX, RESTART_S_MAX = 20, 600
 # CPU of rsync and all that it forks; its daemon does not wait for all of them, so that wait(2) does not tell.
@@ -23,6 +23,9 @@ name = "recordings"
 path = "{data}"
 source = "{source}"
 delete_share_max = {share}
+
+[alignment]
+bound_ms = 1000
 """
 
 

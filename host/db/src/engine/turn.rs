@@ -402,7 +402,7 @@ impl Engine {
             position: None,
             head: None,
             behind: None,
-            behind_ms: 0,
+            behind_since: None,
             behind_bytes: 0,
             pages: 0,
             page_bytes: 0,
@@ -418,7 +418,7 @@ impl Engine {
         };
         match &database.side {
             Side::Closed => {}
-            Side::Lead(lead) | Side::Yield(lead) => lead.describe(now, &mut status),
+            Side::Lead(lead) | Side::Yield(lead) => lead.describe(&mut status),
             Side::Attend(attend) => attend.describe(&mut status),
         }
         status

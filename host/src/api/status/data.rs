@@ -1,6 +1,7 @@
 //! What is replicated, and whether the standby has it.
 
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 /// Whether the standby has what the primary has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,6 +12,21 @@ pub struct Alignment {
     pub bound_ms: u64,
     /// What hinders it, one line for each database and tree.
     pub why: Vec<String>,
+    /// On an aligned primary: the standby has all that is older than this, ms.
+    #[serde(skip)]
+    pub lag_ms: Option<u64>,
+    /// Until when it is aligned if nobody looks again; for the process that looked.
+    #[serde(skip)]
+    pub until: Option<Instant>,
+}
+
+impl Alignment {
+    /// What is left of it at this moment, where nobody has looked again.
+    pub(crate) fn at(&self, now: Instant) -> Option<Alignment> {
+        let is_over = self.aligned && self.until.is_some_and(|until| until < now);
+        let why = format!("the standby may lack what is older than {} ms", self.bound_ms);
+        is_over.then(|| Alignment { aligned: false, why: vec![why], lag_ms: None, ..*self })
+    }
 }
 
 /// One database that is replicated.

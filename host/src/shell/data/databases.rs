@@ -115,7 +115,7 @@ pub(super) fn data_of(status: &DatabaseStatus) -> Data {
         copy: copy_of(status),
         behind_items: status.behind.unwrap_or(missing),
         behind_bytes: status.behind_bytes,
-        behind: u32::try_from(status.behind_ms).unwrap_or(u32::MAX),
+        behind: u32::try_from(status.behind_ms()).unwrap_or(u32::MAX),
         age: 0,
     }
 }

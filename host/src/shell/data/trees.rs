@@ -74,7 +74,7 @@ pub(super) fn data_of(status: &TreeStatus) -> Data {
         copy: copy_of(status),
         behind_items: status.behind.unwrap_or(0),
         behind_bytes: status.behind_bytes,
-        behind: u32::try_from(status.behind_ms).unwrap_or(u32::MAX),
+        behind: u32::try_from(status.behind_ms()).unwrap_or(u32::MAX),
         age: 0,
     }
 }
@@ -162,7 +162,7 @@ pub(super) mod tests {
             bytes: 70,
             behind,
             behind_bytes: 0,
-            behind_ms: 0,
+            behind_since: None,
             held: 0,
             scanning: false,
             local_changes: 0,

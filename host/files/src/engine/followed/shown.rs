@@ -17,7 +17,7 @@ impl Followed {
             bytes: 0,
             behind: None,
             behind_bytes: 0,
-            behind_ms: 0,
+            behind_since: None,
             held: 0,
             scanning: false,
             local_changes: 0,
@@ -51,7 +51,7 @@ impl Followed {
         status.bytes = totals.bytes;
         status.behind = Some(backlog.files);
         status.behind_bytes = backlog.bytes;
-        status.behind_ms = ms(backlog.oldest);
+        status.behind_since = backlog.oldest;
         status.held = backlog.held_entries;
         status.scanning = backlog.scanning;
         let unnamed = self.tree.as_ref().map_or(0, |tree| tree.skipped());
@@ -86,14 +86,10 @@ impl Followed {
             Some((said, _)) if attending => Some(said + seen.waiting as u64),
             Some(_) | None => None,
         };
-        status.behind_ms = ms(self.behind_since);
+        status.behind_since = self.behind_since;
         status.scanning = seen.audited.is_running;
         status.local_changes = counters.local_changes;
         status.set_aside = counters.kept_aside;
         status.trouble = status.trouble.take().or(counters.trouble.clone());
     }
-}
-
-fn ms(since: Option<Instant>) -> u64 {
-    since.map_or(0, |at| at.elapsed().as_millis() as u64)
 }
