@@ -213,8 +213,6 @@ pub fn start(
     let wake = waker(&woken);
     let (commands, todo) = mpsc::channel();
     let (streams, arriving) = mpsc::channel();
-    let board: Board = Arc::default();
-    let leading = Arc::new(AtomicU64::new(0));
     let barrier = match &options.barrier {
         Some(path) => {
             Some(Barrier::bind(path).map_err(failed(&format!("socket {}", path.display())))?)
@@ -225,10 +223,16 @@ pub fn start(
     let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let checkpoints =
         Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
-    let looked = Arc::new(AtomicBool::new(false));
-    let pulse = Arc::new(Pulse::default());
-    let shared =
-        (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked), Arc::clone(&pulse));
+    let handle = Handle {
+        commands,
+        streams,
+        wake,
+        board: Board::default(),
+        leading: Arc::default(),
+        looked: Arc::default(),
+        pulse: Arc::default(),
+    };
+    let Handle { board, leading, looked, pulse, .. } = handle.clone();
     let build = move || {
         let now = Instant::now();
         Engine {
@@ -262,17 +266,17 @@ pub fn start(
             statuses: 0,
             began: now,
             stirred: true,
-            board: shared.0,
-            leading: shared.1,
-            looked: shared.2,
-            pulse: shared.3,
+            board,
+            leading,
+            looked,
+            pulse,
         }
     };
     std::thread::Builder::new()
         .name("databases".into())
         .spawn(move || build().run())
         .map_err(failed("a thread"))?;
-    Ok(Handle { commands, streams, wake, board, leading, looked, pulse })
+    Ok(handle)
 }
 
 fn waker(woken: &Arc<Signal>) -> Wake {

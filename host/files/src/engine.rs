@@ -237,13 +237,17 @@ pub fn start(
         .map_err(failed(&format!("folder {}", options.state.display())))?;
     let (commands, todo) = mpsc::channel();
     let (streams, arriving) = mpsc::channel();
-    let board: Board = Arc::default();
-    let leading = Arc::new(AtomicU64::new(0));
-    let looked = Arc::new(AtomicBool::new(false));
-    let pulse = Arc::new(Pulse::default());
-    let shared =
-        (Arc::clone(&board), Arc::clone(&leading), Arc::clone(&looked), Arc::clone(&pulse));
-    let waking = Arc::clone(&wake);
+    let handle = Handle {
+        commands,
+        streams,
+        wake,
+        board: Board::default(),
+        leading: Arc::default(),
+        looked: Arc::default(),
+        pulse: Arc::default(),
+    };
+    let Handle { board, leading, looked, pulse, .. } = handle.clone();
+    let waking = handle.wake();
     let build = move || {
         let now = Instant::now();
         let followed = |(id, tree)| Followed::new(id, tree, &options.state, Arc::clone(&waking));
@@ -261,17 +265,17 @@ pub fn start(
             drain: None,
             status_at: now,
             stirred: true,
-            board: shared.0,
-            leading: shared.1,
-            looked: shared.2,
-            pulse: shared.3,
+            board,
+            leading,
+            looked,
+            pulse,
         }
     };
     std::thread::Builder::new()
         .name("files".into())
         .spawn(move || build().run())
         .map_err(failed("a thread"))?;
-    Ok(Handle { commands, streams, wake, board, leading, looked, pulse })
+    Ok(handle)
 }
 
 /// What this node is to its trees.
