@@ -135,6 +135,18 @@ pub struct Handle {
 type Board = Arc<Mutex<Arc<Vec<DatabaseStatus>>>>;
 
 impl Handle {
+    fn new(commands: Sender<Command>, streams: Sender<Stream>, wake: Wake) -> Self {
+        Self {
+            commands,
+            streams,
+            wake,
+            board: Board::default(),
+            leading: Arc::default(),
+            looked: Arc::default(),
+            pulse: Arc::default(),
+        }
+    }
+
     /// Says something to the engine.
     pub fn say(&self, command: Command) {
         // The engine ends with the last handle, or with the process.
@@ -223,15 +235,7 @@ pub fn start(
     let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let checkpoints =
         Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
-    let handle = Handle {
-        commands,
-        streams,
-        wake,
-        board: Board::default(),
-        leading: Arc::default(),
-        looked: Arc::default(),
-        pulse: Arc::default(),
-    };
+    let handle = Handle::new(commands, streams, wake);
     let Handle { board, leading, looked, pulse, .. } = handle.clone();
     let build = move || {
         let now = Instant::now();

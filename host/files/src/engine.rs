@@ -155,6 +155,18 @@ pub struct Handle {
 type Board = Arc<Mutex<Arc<Vec<TreeStatus>>>>;
 
 impl Handle {
+    fn new(commands: Sender<Command>, streams: Sender<Stream>, wake: Wake) -> Self {
+        Self {
+            commands,
+            streams,
+            wake,
+            board: Board::default(),
+            leading: Arc::default(),
+            looked: Arc::default(),
+            pulse: Arc::default(),
+        }
+    }
+
     /// Says something to the engine.
     pub fn say(&self, command: Command) {
         // The engine ends with the last handle, or with the process.
@@ -237,15 +249,7 @@ pub fn start(
         .map_err(failed(&format!("folder {}", options.state.display())))?;
     let (commands, todo) = mpsc::channel();
     let (streams, arriving) = mpsc::channel();
-    let handle = Handle {
-        commands,
-        streams,
-        wake,
-        board: Board::default(),
-        leading: Arc::default(),
-        looked: Arc::default(),
-        pulse: Arc::default(),
-    };
+    let handle = Handle::new(commands, streams, wake);
     let Handle { board, leading, looked, pulse, .. } = handle.clone();
     let waking = handle.wake();
     let build = move || {
