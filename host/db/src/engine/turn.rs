@@ -53,6 +53,10 @@ impl Engine {
             let (need, busy) = database.turn(now, looked, self.began, &mut outlet);
             more |= busy;
             self.stirred |= database.noticed_at.is_some() || busy;
+            if self.watch.want(database.id, !database.is_quick(now)) {
+                database.look_at = now;
+                more = true;
+            }
             failed = failed.or(outlet.failed);
             if !matches!(need, Need::Nothing) {
                 needs.push((database.path.clone(), need));
@@ -545,6 +549,11 @@ impl Database {
             Stage::Known | Stage::Archiving(_) | Stage::Paused { .. } => TEND_COPY_INTERVAL,
         };
         (need, false, now + interval)
+    }
+
+    /// One commit follows the other: the next is looked for, not waited for.
+    fn is_quick(&self, now: Instant) -> bool {
+        now < self.quick_until && matches!(&self.side, Side::Lead(lead) if !lead.source().is_kept())
     }
 
     /// Somebody wrote it a short while ago.
