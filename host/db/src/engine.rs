@@ -261,6 +261,8 @@ pub fn start(
             scans,
             checkpoints,
             barrier,
+            asked: true,
+            asked_at: now,
             waiting: Vec::new(),
             hold: None,
             sync: wait::Sync::default(),
@@ -401,6 +403,9 @@ struct Engine {
     scans: Worker,
     checkpoints: Worker,
     barrier: Option<Barrier>,
+    /// Somebody may have asked at it, or may be read again; when it was looked at last.
+    asked: bool,
+    asked_at: Instant,
     waiting: Vec<Waiting>,
     hold: Option<hold::Holding>,
     sync: wait::Sync,
@@ -483,22 +488,20 @@ impl Engine {
     /// Waits until something may have happened.
     fn sleep(&mut self, polled: &mut Vec<libc::pollfd>) {
         polled.clear();
-        let mut add = |fd: RawFd, events: i16| {
-            polled.push(libc::pollfd { fd, events, revents: 0 });
-        };
+        let entry = |fd: RawFd, events: i16| libc::pollfd { fd, events, revents: 0 };
         let mut until = self.next_due();
-        add(self.woken.fd(), libc::POLLIN);
-        add(self.watch.fd(), libc::POLLIN);
+        polled.push(entry(self.woken.fd(), libc::POLLIN));
+        polled.push(entry(self.watch.fd(), libc::POLLIN));
         if let Some(stream) = &self.stream {
             let held = stream.ready_at();
             let write = stream.wants_write() && held.is_none();
-            add(stream.fd(), if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN });
+            let events = if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+            polled.push(entry(stream.fd(), events));
             until = held.map_or(until, |at| until.min(at));
         }
+        let barrier_at = polled.len();
         if let Some(barrier) = &self.barrier {
-            for (fd, events) in barrier.polled() {
-                add(fd, events);
-            }
+            polled.extend(barrier.polled().map(|(fd, events)| entry(fd, events)));
         }
         let left = until.saturating_duration_since(Instant::now());
         let timeout = libc::timespec {
@@ -515,6 +518,7 @@ impl Engine {
         if polled[1].revents != 0 {
             self.noticed();
         }
+        self.asked |= polled[barrier_at..].iter().any(|entry| entry.revents != 0);
     }
 
     /// Databases whose log was written to.

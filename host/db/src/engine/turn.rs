@@ -53,7 +53,7 @@ impl Engine {
             let (need, busy) = database.turn(now, looked, self.began, &mut outlet);
             more |= busy;
             self.stirred |= database.noticed_at.is_some() || busy;
-            if self.watch.want(database.id, !database.is_quick(now)) {
+            if self.watch.want(database.id, database.wants_notices(now)) {
                 database.look_at = now;
                 more = true;
             }
@@ -551,9 +551,14 @@ impl Database {
         (need, false, now + interval)
     }
 
-    /// One commit follows the other: the next is looked for, not waited for.
-    fn is_quick(&self, now: Instant) -> bool {
-        now < self.quick_until && matches!(&self.side, Side::Lead(lead) if !lead.source().is_kept())
+    /// Not where one commit follows the other, so that the next is looked for and not waited for,
+    /// nor where only this daemon writes.
+    fn wants_notices(&self, now: Instant) -> bool {
+        match &self.side {
+            Side::Lead(lead) => now >= self.quick_until || lead.source().is_kept(),
+            Side::Attend(attend) => *attend.stage() != Stage::Following,
+            Side::Closed | Side::Yield(_) => true,
+        }
     }
 
     /// Somebody wrote it a short while ago.

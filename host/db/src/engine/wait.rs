@@ -13,6 +13,8 @@ use staffetta_barrier::Answer;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Where the kernel was not asked whether somebody asks, for lack of sleep, that is tried so often.
+const ASKED_INTERVAL: Duration = Duration::from_micros(200);
 /// Requests at an asynchronous database wait this long.
 const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -40,7 +42,9 @@ impl Engine {
     /// Takes requests, and answers those that can be.
     pub(super) fn wait_turn(&mut self, now: Instant) {
         let mut requests = Vec::new();
-        if let Some(barrier) = &mut self.barrier {
+        let is_due = self.asked || now >= self.asked_at + ASKED_INTERVAL;
+        if let Some(barrier) = self.barrier.as_mut().filter(|_| is_due) {
+            (self.asked, self.asked_at) = (false, now);
             barrier.receive(&mut requests);
         }
         for request in requests {
@@ -164,6 +168,7 @@ impl Engine {
     fn answer(&mut self, id: RequestId, answer: Answer<'_>) {
         if let Some(barrier) = &mut self.barrier {
             barrier.answer(id, answer);
+            self.asked = true;
         }
     }
 
