@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
+/// How far what takes long gives way to what waits for nobody (nice(2), 0 to 19).
+const NICE: libc::c_int = 5;
+
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) enum Task {
@@ -65,6 +68,7 @@ impl Worker {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         std::thread::Builder::new().name(name.into()).spawn(move || {
+            give_way();
             let go_on = || !stopped.load(Ordering::Relaxed);
             for (ticket, task) in todo {
                 let done = perform(task, &go_on);
@@ -91,6 +95,13 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Where there is not enough of the processor for all, commits come first. A thread that cannot say
+/// so is no slower for it.
+fn give_way() {
+    // SAFETY: no pointers are passed; 0 is the calling thread (setpriority(2), NOTES).
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
 }
 
 fn perform(task: Task, go_on: &dyn Fn() -> bool) -> Done {
