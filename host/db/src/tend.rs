@@ -13,11 +13,11 @@ use crate::trail::{CaptureError, Drained, LostTrail};
 use std::time::{Duration, Instant};
 
 /// Frames at which a checkpoint is due: fewer than the 1000 at which applications begin their own.
-pub const CHECKPOINT_FRAMES: u32 = 800;
+pub const CHECKPOINT_FRAMES: u32 = 400;
 /// Frames at which a WAL that happens to be in the database as a whole is let go.
-const UNPIN_FRAMES_MIN: u32 = 400;
+const UNPIN_FRAMES_MIN: u32 = 200;
 /// Frames that may be left for the time in which writers are held: a sync and some writes.
-const HELD_FRAMES_MAX: u32 = 256;
+const HELD_FRAMES_MAX: u32 = 128;
 /// How long the write lock is tried for.
 const HOLD_WAIT: Duration = Duration::from_millis(3);
 /// A database without commits for so long is quiet: its WAL is brought home and let go.
