@@ -25,7 +25,7 @@ use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
 use crate::wire::{Entry, Position};
 use crate::worker::{Ticket, Worker};
 use staffetta_bulk::{Pulse, Signal, Stream, Wake};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -231,6 +231,7 @@ pub fn start(
         }
         None => None,
     };
+    let known = crate::ledger::known(&options.state);
     let watch = notice::Watch::new().map_err(failed("inotify"))?;
     let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let checkpoints =
@@ -245,6 +246,8 @@ pub fn start(
             role: Role::Following,
             floor: 0,
             databases: BTreeMap::new(),
+            known,
+            absent: BTreeSet::new(),
             refused: BTreeMap::new(),
             former: BTreeMap::new(),
             entries: BTreeMap::new(),
@@ -374,6 +377,9 @@ struct Waiting {
     /// All up to here must be acknowledged; none before the capture caught up with the request.
     target: Option<Position>,
     since: Instant,
+    /// It went on without the standby before the capture caught up with it: until that does, nobody
+    /// says that the standby has everything.
+    answered: bool,
 }
 
 struct Engine {
@@ -385,6 +391,10 @@ struct Engine {
     databases: BTreeMap<PathBuf, Database>,
     /// Files that the patterns mean and that are not cared for, and why.
     refused: BTreeMap<PathBuf, String>,
+    /// Databases that have a history here, whether they are there or not.
+    known: BTreeSet<PathBuf>,
+    /// Patterns of synchronous databases of which nothing is there, though something was.
+    absent: BTreeSet<usize>,
     /// What was open under a path that leads elsewhere now, by that path.
     former: BTreeMap<PathBuf, Former>,
     /// What the primary has named on this stream, and the epoch in which it did.

@@ -9,6 +9,7 @@
 
 use crate::wire::{Position, REIGNS_MAX, Reign};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -87,6 +88,16 @@ pub struct LedgerError {
     path: PathBuf,
     #[source]
     source: io::Error,
+}
+
+/// The databases that have a history in this folder.
+pub(crate) fn known(folder: &Path) -> BTreeSet<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return BTreeSet::new() };
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let histories = files
+        .filter(|file| file.extension().is_some_and(|end| end == "json"))
+        .filter_map(|file| read(&file).ok().flatten());
+    histories.filter(|known| !known.reigns.is_empty()).map(|known| known.database).collect()
 }
 
 impl Ledger {

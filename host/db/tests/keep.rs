@@ -2,9 +2,10 @@
 
 mod pair;
 
+use pair::proxy::Wire;
 use pair::{Node, assert_same, count, insert, pair, wait};
 use rusqlite::Connection;
-use staffetta_db::{Command, State};
+use staffetta_db::{Command, Notice, State};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -258,4 +259,55 @@ fn writers_are_locked_out_for_a_fifth_of_the_time_at_most() {
         sums[0].is_some() && sums[0] == sums[1]
     });
     assert_same(&path, &other.database("a.db"));
+}
+
+#[test]
+fn the_standby_has_everything_only_with_what_was_answered_without_it() {
+    let timeout = Duration::from_millis(100);
+    let (_root, one, mut other) = pair(|pattern| {
+        pattern.keep_journal = true;
+        pattern.sync = Some(timeout);
+    });
+    one.lead(2);
+    // So large that a reading, and the pause after it, take their time.
+    rows(&one, "a.db", 0, 1);
+    let connection = application(&one.database("a.db")).unwrap();
+    let much = "CREATE TABLE much(x); WITH RECURSIVE series(n) AS \
+                (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < 1000) \
+                INSERT INTO much SELECT randomblob(50000) FROM series";
+    connection.execute_batch(much).unwrap();
+    let wire = Wire::to(one.address());
+    other.attend_at("na", wire.address);
+    one.shipped("a.db");
+    wire.hold_still(true);
+    let commit = |row: i64| {
+        let written = connection.execute("INSERT INTO t VALUES(?1, 'alone')", [row]);
+        written.is_ok_and(|count| count == 1)
+    };
+    assert!(commit(100));
+    let mut asked = one.ask("a.db");
+    one.was_told("the desync", |notice| matches!(notice, Notice::Desynced(_)));
+    one.engine.say(Command::Degraded(true));
+    assert!(asked.answer(Duration::from_secs(2)).unwrap().starts_with("degraded"));
+    one.notices.lock().unwrap().clear();
+    wire.hold_still(false);
+    let is_synced = || one.notices.lock().unwrap().contains(&Notice::Synced);
+    let (began, mut alone, mut next) = (Instant::now(), vec![100], 101);
+    while !is_synced() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it never has everything");
+        if began.elapsed() < Duration::from_secs(3) && commit(next) {
+            let said = one.ask("a.db").answer(Duration::from_secs(2));
+            if said.is_some_and(|said| said.starts_with("degraded")) {
+                alone.push(next);
+            }
+            next += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Whatever was applied by the time of the word.
+    let copy = Connection::open(other.database("a.db")).unwrap();
+    for row in alone {
+        let is_there = copy.query_row("SELECT 1 FROM t WHERE id = ?1", [row], |_| Ok(()));
+        assert!(is_there.is_ok(), "row {row} was acknowledged alone, and is not there");
+    }
 }

@@ -181,6 +181,44 @@ fn synchronous_commits_wait_degrade_only_when_told_and_heal() {
 }
 
 #[test]
+fn a_volume_that_is_not_mounted_is_no_standby_that_has_everything() {
+    let (root, mut one, _other, wire) =
+        following(|pattern| pattern.sync = Some(Duration::from_millis(200)));
+    wire.hold_still(true);
+    fill(&one, 1);
+    let mut asked = one.ask("a.db");
+    one.was_told("the desync", |notice| matches!(notice, Notice::Desynced(_)));
+    one.engine.say(Command::Degraded(true));
+    assert!(asked.answer(SOON * 3).unwrap().starts_with("degraded"));
+    let (data, away) = (root.path().join("na/data"), root.path().join("away"));
+    let absent = |notice: &Notice| {
+        matches!(notice, Notice::Trouble(path, why)
+            if path.ends_with("data/*.db") && why.contains("mount or restore"))
+    };
+    for is_new in [false, true] {
+        one.notices.lock().unwrap().clear();
+        if is_new {
+            drop(one);
+            one = Node::with(root.path(), "na", "nb", |pattern| pattern.sync = Some(SOON));
+            one.lead(4);
+        } else {
+            std::fs::rename(&data, &away).unwrap();
+            std::fs::create_dir(&data).unwrap();
+        }
+        one.was_told("the absence", absent);
+        std::thread::sleep(SOON);
+        assert!(!one.notices.lock().unwrap().contains(&Notice::Synced), "{is_new}");
+        let why = one.hold(SOON).unwrap_err();
+        assert!(why.contains("mount or restore"), "{why}");
+    }
+    std::fs::remove_dir(&data).unwrap();
+    std::fs::rename(&away, &data).unwrap();
+    one.is("a.db", State::Alone);
+    let why = one.hold(SOON).unwrap_err();
+    assert!(why.contains("lacks"), "{why}");
+}
+
+#[test]
 fn a_synchronous_commit_is_not_answered_before_somebody_was_told() {
     let change = |pattern: &mut Pattern| {
         pattern.sync = Some(Duration::from_millis(200));

@@ -41,6 +41,7 @@ impl Engine {
         for path in self.paths(|database| !found.contains(&database.path)) {
             self.vanished(&path, now);
         }
+        self.look_for_absent();
         for path in self.paths(Database::is_replaced) {
             self.reopen(&path, now);
             self.say(Notice::Replaced(path));
@@ -52,6 +53,23 @@ impl Engine {
         self.former.retain(|path, former| known.contains_key(path) || former.sweep().is_err());
         self.name_lacking(now);
         self.return_to_journals(now);
+    }
+
+    /// A volume that is not mounted must not pass for a standby that has everything.
+    fn look_for_absent(&mut self) {
+        for (at, pattern) in self.options.patterns.iter().enumerate() {
+            let means = |path: &PathBuf| sites::means(&pattern.pattern, path);
+            let is_absent = pattern.sync.is_some()
+                && !self.databases.values().any(|database| database.pattern == at)
+                && !self.refused.keys().any(means)
+                && self.known.iter().any(means);
+            if !is_absent {
+                self.absent.remove(&at);
+            } else if self.absent.insert(at) {
+                let pattern = PathBuf::from(&pattern.pattern);
+                (self.notices)(Notice::Trouble(pattern, super::wait::ABSENT.into()));
+            }
+        }
     }
 
     /// The paths of some databases.
@@ -119,6 +137,9 @@ impl Engine {
         self.part_from(path);
         let Some(database) = self.databases.remove(path) else { return };
         let id = database.id;
+        if !database.ledger.lineage().is_empty() {
+            self.known.insert(path.to_owned());
+        }
         self.watch.forget(id);
         self.tell_gone(id);
         self.discover_at = now + DISCOVER_INTERVAL;

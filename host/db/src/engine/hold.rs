@@ -138,6 +138,9 @@ impl Engine {
 
     /// Transactions that the standby lacks, all databases together; or why that is not known.
     fn lacking(&self) -> Result<u64, String> {
+        if let Some(why) = self.missing() {
+            return Err(why);
+        }
         let mut sum = 0;
         for database in self.databases.values() {
             let name = database.path.display();

@@ -7,9 +7,11 @@
 
 use super::{Database, Engine, Role, Side, Waiting};
 use crate::barrier::{Request, RequestId};
+use crate::sites;
 use crate::status::Notice;
 use crate::wire::Position;
 use staffetta_barrier::Answer;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,10 @@ use std::time::{Duration, Instant};
 const ASKED_INTERVAL: Duration = Duration::from_micros(200);
 /// Requests at an asynchronous database wait this long.
 const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Of a pattern.
+pub(super) const ABSENT: &str = "synchronous databases were there and are not: mount or restore \
+                                 them, or take them out of the configuration";
 
 const NOT_PRIMARY: &str = "this node is not primary";
 
@@ -51,7 +57,7 @@ impl Engine {
             self.asked(request, now);
         }
         self.judge(now);
-        self.heal();
+        self.heal(now);
     }
 
     fn asked(&mut self, request: Request, now: Instant) {
@@ -66,7 +72,13 @@ impl Engine {
         let Some(database) = self.databases.get_mut(&path) else { return };
         database.look_at = now;
         // The target is taken in the next turn: all that was committed by now is captured then.
-        self.waiting.push(Waiting { id: request.id, database: path, target: None, since: now });
+        self.waiting.push(Waiting {
+            id: request.id,
+            database: path,
+            target: None,
+            since: now,
+            answered: false,
+        });
     }
 
     fn path_of(&self, asked: &Path) -> Option<std::path::PathBuf> {
@@ -94,7 +106,9 @@ impl Engine {
         let refused: Vec<(RequestId, String)> =
             self.waiting.iter().filter_map(|waiting| Some((waiting.id, why(waiting)?))).collect();
         for (id, text) in &refused {
-            self.answer(*id, Answer::Error { text });
+            if self.waiting.iter().any(|waiting| waiting.id == *id && !waiting.answered) {
+                self.answer(*id, Answer::Error { text });
+            }
         }
         self.waiting.retain(|waiting| !refused.iter().any(|(id, _)| *id == waiting.id));
     }
@@ -118,6 +132,9 @@ impl Engine {
                     }
                 }
             }
+            if waiting.answered {
+                continue;
+            }
             let pattern = &self.options.patterns[database.pattern];
             let have = lead.acked().filter(|_| lead.is_live());
             let waited = now.saturating_duration_since(waiting.since);
@@ -137,6 +154,7 @@ impl Engine {
                     Sync::Without(told) => {
                         let reason = if told { "the standby is away" } else { "nobody to tell" };
                         answers.push((waiting.id, Answer::Degraded { reason }));
+                        waiting.answered = true;
                         self.without += 1;
                     }
                     Sync::Fresh | Sync::Whole | Sync::Healing if waited >= timeout => {
@@ -158,11 +176,25 @@ impl Engine {
         for (id, answer) in &answers {
             self.answer(*id, *answer);
         }
-        self.waiting.retain(|waiting| !answers.iter().any(|(id, _)| *id == waiting.id));
+        self.forget(&answers.iter().map(|(id, _)| *id).collect());
         if let Some(database) = late {
             self.sync = Sync::Telling(now);
             self.say(Notice::Desynced(database));
         }
+    }
+
+    /// Of what was answered only that is kept which the capture has not caught up with: of each
+    /// database the last one, which is after the others.
+    fn forget(&mut self, answered: &BTreeSet<RequestId>) {
+        let mut last = BTreeSet::new();
+        let mut kept: Vec<Waiting> = std::mem::take(&mut self.waiting);
+        kept.reverse();
+        kept.retain(|waiting| match waiting.answered {
+            false => !answered.contains(&waiting.id),
+            true => waiting.target.is_none() && last.insert(waiting.database.clone()),
+        });
+        kept.reverse();
+        self.waiting = kept;
     }
 
     fn answer(&mut self, id: RequestId, answer: Answer<'_>) {
@@ -190,8 +222,20 @@ impl Engine {
         }
     }
 
+    /// Why it is not known what synchronous databases hold: some are not there, or not cared for.
+    pub(super) fn missing(&self) -> Option<String> {
+        let pattern = |at: &usize| self.options.patterns[*at].pattern.as_str();
+        let mut sync = self.options.patterns.iter().filter(|pattern| pattern.sync.is_some());
+        let refused = sync.find_map(|one| {
+            let mut refused = self.refused.iter();
+            refused.find(|(path, _)| sites::means(&one.pattern, path))
+        });
+        let refused = refused.map(|(path, why)| format!("{}: {why}", path.display()));
+        refused.or_else(|| self.absent.first().map(|at| format!("{}: {ABSENT}", pattern(at))))
+    }
+
     /// The standby has all synchronous databases again: the daemon is to say so.
-    fn heal(&mut self) {
+    fn heal(&mut self, now: Instant) {
         if matches!(self.sync, Sync::Whole | Sync::Healing) {
             return;
         }
@@ -199,14 +243,19 @@ impl Engine {
             self.sync = Sync::Fresh;
             return;
         }
-        let whole = self.databases.values().all(|database| {
-            let sync = self.options.patterns[database.pattern].sync.is_some();
-            match &database.side {
-                Side::Lead(lead) => !sync || lead.unacked() == Some(0),
-                Side::Closed | Side::Yield(_) | Side::Attend(_) => !sync,
-            }
+        let is_sync = |database: &Database| self.options.patterns[database.pattern].sync;
+        let is_whole = self.databases.values().all(|database| match &database.side {
+            _ if is_sync(database).is_none() => true,
+            Side::Lead(lead) => lead.unacked() == Some(0),
+            Side::Closed | Side::Yield(_) | Side::Attend(_) => false,
         });
-        if whole {
+        // What has waited for too long would say at once that the standby does not keep up.
+        let is_pending = self.waiting.iter().any(|waiting| {
+            let timeout = self.databases.get(&waiting.database).and_then(is_sync);
+            let waited = now.saturating_duration_since(waiting.since);
+            timeout.is_some_and(|timeout| waiting.answered || waited >= timeout)
+        });
+        if is_whole && !is_pending && self.missing().is_none() {
             self.sync = Sync::Healing;
             self.say(Notice::Synced);
         }
@@ -226,6 +275,7 @@ impl Engine {
             }
         };
         let floor = Instant::now() + Duration::from_millis(1);
-        self.waiting.iter().map(|waiting| soonest(waiting).max(floor)).min()
+        let waiting = self.waiting.iter().filter(|waiting| !waiting.answered);
+        waiting.map(|waiting| soonest(waiting).max(floor)).min()
     }
 }
