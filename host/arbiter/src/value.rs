@@ -4,7 +4,7 @@
 //! this program would not write byte for byte, it does not read either.
 
 use serde::{Deserialize, Serialize};
-use staffetta_core::{Epoch, Register, Side, Span, Stamp};
+use staffetta_core::{Epoch, PROMISE_MAX, Register, Side, Span, Stamp};
 
 use crate::REGISTER_BYTES_MAX;
 
@@ -81,6 +81,12 @@ pub(crate) fn decode(bytes: &[u8], names: &[String; 2]) -> Result<Register, Stri
         slack: ns(text.slack_us)?,
         stamp: Stamp { boot, n: text.n },
     };
+    if register.epoch > Epoch::MAX {
+        return Err(format!("its epoch {} is one that no pair comes to", text.epoch));
+    }
+    if register.lease > PROMISE_MAX || register.slack > PROMISE_MAX {
+        return Err("its lease or slack is longer than any configuration allows".to_owned());
+    }
     match register.holder() {
         None => return Err("its epoch has no holder".to_owned()),
         Some(side) if name(side, names) != text.holder => {
@@ -153,6 +159,9 @@ mod tests {
             edited("\"version\":1", "\"version\":2"),
             edited("\"epoch\":7", "\"epoch\":8"),
             edited("\"epoch\":7", "\"epoch\":0"),
+            edited("\"epoch\":7", "\"epoch\":9223372036854775807"),
+            edited("\"lease_us\":300000", "\"lease_us\":120000001"),
+            edited("\"slack_us\":20000", "\"slack_us\":120000001"),
             edited("bruno", "carla"),
             edited("\"epoch\":7,", "\"epoch\":7, "),
             edited("000000000000001f", "1f"),

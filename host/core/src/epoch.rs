@@ -36,6 +36,9 @@ pub struct Epoch(pub u64);
 impl Epoch {
     /// No reign yet.
     pub const NONE: Epoch = Epoch(0);
+    /// Above this somebody else could exhaust the counter; honest pairs stay below for ever. No
+    /// other number is taken from outside.
+    pub const MAX: Epoch = Epoch(1 << 62);
 
     /// The smallest epoch of `side` above `self`.
     ///

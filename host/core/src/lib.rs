@@ -38,5 +38,6 @@ pub use register::{ArbiterView, Register, Reply, Request, RequestId, Stamp, Stan
 pub use state::Role;
 pub use time::{Mono, Span};
 pub use timing::{
-    BEAT_MIN, LEASE_MAX, PERSIST_BUDGET, RATE_DRIFT_PPM, Timing, TimingError, TimingParts,
+    BEAT_MIN, LEASE_MAX, PERSIST_BUDGET, PROMISE_MAX, RATE_DRIFT_PPM, Timing, TimingError,
+    TimingParts,
 };

@@ -14,6 +14,9 @@ pub const PERSIST_BUDGET: Span = Span::ms(20);
 pub const BEAT_MIN: Span = Span::ms(10);
 /// Longest lease: beyond it a failover is no longer a failover.
 pub const LEASE_MAX: Span = Span::ms(60_000);
+/// Nobody outside can make this node promise, or wait, for longer than this: the longest lease and
+/// slack that a configuration allows, twice.
+pub const PROMISE_MAX: Span = Span::ms(120_000);
 
 const MILLION: u64 = 1_000_000;
 

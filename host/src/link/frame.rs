@@ -5,7 +5,7 @@
 use super::stamp::Stamp;
 use crate::config::defaults::FACT_PREFIX;
 use minicbor::{Decode, Encode};
-use staffetta_core::{Beat, Claim, Echo, Epoch, Hand, Meeting, PeerRole, Span};
+use staffetta_core::{Beat, Claim, Echo, Epoch, Hand, Meeting, PROMISE_MAX, PeerRole, Span};
 
 /// Longest frame before it is sealed: fits an Ethernet frame with every header of IPv6, UDP and the
 /// envelope.
@@ -360,14 +360,14 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
         met.0,
         met.1,
     ];
-    if highest.iter().any(|epoch| *epoch > EPOCH_MAX) {
+    if highest.iter().any(|epoch| *epoch > Epoch::MAX.0) {
         return Err(FrameError::Nonsense("epoch"));
     }
     let span = |us: u64, what| {
-        let ns = us.checked_mul(1_000).filter(|ns| *ns <= Span::ms(PROMISE_MS_MAX).0);
+        let ns = us.checked_mul(1_000).filter(|ns| *ns <= PROMISE_MAX.0);
         ns.map(Span).ok_or(FrameError::Nonsense(what))
     };
-    if wire.lease_us.saturating_add(wire.slack_us) > PROMISE_MS_MAX * 1_000 {
+    if wire.lease_us.saturating_add(wire.slack_us) > PROMISE_MAX.0 / 1_000 {
         return Err(FrameError::Nonsense("lease"));
     }
     let mut about = wire.about;
@@ -402,12 +402,6 @@ pub(super) fn decode(boot: u64, bytes: &[u8]) -> Result<Frame, FrameError> {
     };
     Ok(Frame { beat, stamp: wire.stamp, about, license: wire.license })
 }
-
-/// Above this a peer could exhaust the counter; honest pairs stay below for ever.
-const EPOCH_MAX: u64 = 1 << 62;
-/// A peer cannot make this node promise longer than this: the longest lease and slack that a
-/// configuration allows, twice.
-const PROMISE_MS_MAX: u64 = 120_000;
 
 /// Refuses what no version sends; passes over facts of a kind that this one does not know.
 fn check_about(about: &mut About) -> Result<(), FrameError> {

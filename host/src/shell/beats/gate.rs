@@ -9,6 +9,8 @@ impl Beats {
     /// Arms for what is left, then looks at the clock again: a stop in between must not lengthen
     /// the lease.
     pub(super) fn claim(&mut self, until: Mono) {
+        // Of an earlier life as primary: it must not close what is opened now.
+        self.release_again = None;
         let before = self.parts.clock.now();
         let result = self.parts.kernel.claim(duration(until.since(before)));
         let mut now = self.parts.clock.now();
