@@ -225,13 +225,9 @@ pub fn start(
     let wake = waker(&woken);
     let (commands, todo) = mpsc::channel();
     let (streams, arriving) = mpsc::channel();
-    let barrier = match &options.barrier {
-        Some(path) => {
-            Some(Barrier::bind(path).map_err(failed(&format!("socket {}", path.display())))?)
-        }
-        None => None,
-    };
-    let known = crate::ledger::known(&options.state);
+    let bind =
+        |path: &PathBuf| Barrier::bind(path).map_err(failed(&format!("socket {}", path.display())));
+    let barrier = options.barrier.as_ref().map(bind).transpose()?;
     let watch = notice::Watch::new().map_err(failed("inotify"))?;
     let scans = Worker::start("db-scan", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let checkpoints =
@@ -241,12 +237,12 @@ pub fn start(
     let build = move || {
         let now = Instant::now();
         Engine {
+            known: crate::ledger::known(&options.state),
             options,
             notices: Box::new(notices),
             role: Role::Following,
             floor: 0,
             databases: BTreeMap::new(),
-            known,
             absent: BTreeSet::new(),
             refused: BTreeMap::new(),
             former: BTreeMap::new(),

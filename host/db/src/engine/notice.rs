@@ -44,9 +44,9 @@ impl Watch {
         self.files.insert(id, (file.to_owned(), true));
     }
 
-    /// Whether notices of this log are wanted: whoever looks all the time needs none, and each costs
-    /// the writer. True when they are from now on, and were not before: what happened meanwhile was
-    /// not noticed.
+    /// Whether notices of this log are wanted: whoever looks all the time needs none, and each
+    /// costs the writer. True when they are from now on, and were not before: what happened
+    /// meanwhile was not noticed.
     pub(super) fn want(&mut self, id: u32, wanted: bool) -> bool {
         let Some((file, is_wanted)) = self.files.get_mut(&id).filter(|(_, was)| *was != wanted)
         else {
