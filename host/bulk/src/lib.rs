@@ -25,6 +25,7 @@ mod bandwidth;
 mod credentials;
 mod dial;
 mod error;
+mod handle;
 mod hello;
 mod listen;
 #[cfg(feature = "loopback")]
@@ -38,9 +39,9 @@ pub use bandwidth::Bandwidth;
 pub use credentials::Credentials;
 pub use dial::{Dialer, DialerConfig, dial};
 pub use error::BulkError;
+pub use handle::{Handle, Shown};
 pub use hello::{Purpose, VERSIONS, Versions};
 pub use listen::{Answer, Listener, ListenerConfig, Reception};
-pub use pulse::Pulse;
 pub use signal::Signal;
 pub use stream::Stream;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Since when a thread has not looked at what happens: it works, or hangs, on what it took up. One
 /// thread says when it looks and when it sleeps; any other asks.
 #[derive(Debug)]
-pub struct Pulse {
+pub(crate) struct Pulse {
     began: Instant,
     /// Microseconds from `began` until the present turn, and 1; 0 while the thread sleeps.
     turn: AtomicU64,
@@ -20,19 +20,18 @@ impl Default for Pulse {
 
 impl Pulse {
     /// A turn begins: the thread looks at all that happened.
-    pub fn looks(&self) {
+    pub(crate) fn looks(&self) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
         self.turn.store(micros + 1, Ordering::Release);
     }
 
     /// The thread waits, and whatever happens wakes it.
-    pub fn sleeps(&self) {
+    pub(crate) fn sleeps(&self) {
         self.turn.store(0, Ordering::Release);
     }
 
     /// How long the present turn has lasted; nothing while the thread sleeps.
-    #[must_use]
-    pub fn late(&self) -> Duration {
+    pub(crate) fn late(&self) -> Duration {
         match self.turn.load(Ordering::Acquire) {
             0 => Duration::ZERO,
             turn => self.began.elapsed().saturating_sub(Duration::from_micros(turn - 1)),

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Clients at one time; more wait in the listener's queue.
 pub(crate) const CLIENTS_MAX: usize = 1_024;
@@ -21,6 +22,8 @@ const LINE_BYTES_MAX: usize = PATH_BYTES_MAX + 1;
 const WAITING_MAX: usize = 64;
 /// Bytes of answers that a client may leave unread before it is closed.
 const UNREAD_BYTES_MAX: usize = 64 * 1_024;
+/// Where the kernel was not asked what happened, for lack of sleep, that is tried so often.
+const LOOK_INTERVAL: Duration = Duration::from_micros(200);
 
 /// Number of a request, for the engine's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,9 @@ pub(crate) struct Barrier {
     listener: UnixListener,
     clients: Vec<Client>,
     asked: u64,
+    /// Somebody may have asked, or may be read again.
+    is_ready: bool,
+    looked_at: Instant,
 }
 
 impl Barrier {
@@ -68,7 +74,8 @@ impl Barrier {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
         listener.set_nonblocking(true)?;
-        Ok(Barrier { listener, clients: Vec::new(), asked: 0 })
+        let (clients, looked_at) = (Vec::new(), Instant::now());
+        Ok(Barrier { listener, clients, asked: 0, is_ready: true, looked_at })
     }
 
     /// What to poll: descriptors, and what is waited for at each.
@@ -84,8 +91,19 @@ impl Barrier {
         }))
     }
 
+    /// The kernel says that something happened at one of the descriptors.
+    pub(crate) fn wakes(&mut self) {
+        self.is_ready = true;
+    }
+
+    /// Whether it is time to receive.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.is_ready || now >= self.looked_at + LOOK_INTERVAL
+    }
+
     /// Takes what clients sent, into `requests`.
-    pub(crate) fn receive(&mut self, requests: &mut Vec<Request>) {
+    pub(crate) fn receive(&mut self, now: Instant, requests: &mut Vec<Request>) {
+        (self.is_ready, self.looked_at) = (false, now);
         while self.clients.len() < CLIENTS_MAX {
             let Ok((stream, _)) = self.listener.accept() else { break };
             if stream.set_nonblocking(true).is_ok() {
@@ -108,6 +126,7 @@ impl Barrier {
 
     /// Answers a request. The answer goes out when those before it are answered.
     pub(crate) fn answer(&mut self, id: RequestId, answer: Answer<'_>) {
+        self.is_ready = true;
         for client in &mut self.clients {
             let Some(place) = client.waiting.iter_mut().find(|(waiting, _)| *waiting == id) else {
                 continue;
@@ -200,7 +219,7 @@ mod tests {
 
     fn asked(barrier: &mut Barrier) -> Vec<Request> {
         let mut requests = Vec::new();
-        barrier.receive(&mut requests);
+        barrier.receive(Instant::now(), &mut requests);
         requests
     }
 
@@ -235,6 +254,19 @@ mod tests {
         let mut line = String::new();
         BufReader::new(calm).read_line(&mut line).unwrap();
         assert_eq!(line, "ok 1 1\n");
+    }
+
+    #[test]
+    fn it_is_looked_at_when_somebody_may_have_asked_and_now_and_then() {
+        let (_folder, mut barrier, _path) = bound();
+        let now = Instant::now();
+        barrier.receive(now, &mut Vec::new());
+        assert!(!barrier.is_due(now) && barrier.is_due(now + LOOK_INTERVAL));
+        barrier.wakes();
+        assert!(barrier.is_due(now));
+        barrier.receive(now, &mut Vec::new());
+        barrier.answer(RequestId(1), OK);
+        assert!(barrier.is_due(now), "its client may be read again");
     }
 
     #[test]

@@ -24,13 +24,12 @@ use crate::ledger::Ledger;
 use crate::status::{DatabaseCounters, DatabaseStatus, Notice};
 use crate::wire::{Entry, Position};
 use crate::worker::{Ticket, Worker};
-use staffetta_bulk::{Pulse, Signal, Stream, Wake};
+use staffetta_bulk::{Shown, Signal, Stream, Wake};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// SQLite writes the log first and the index after it, so that the notice of the one comes before
@@ -121,84 +120,7 @@ pub enum Command {
 pub type HoldReply = Box<dyn FnOnce(Result<(), String>) + Send>;
 
 /// The engine's ends: cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: Sender<Command>,
-    streams: Sender<Stream>,
-    wake: Wake,
-    board: Board,
-    leading: Arc<AtomicU64>,
-    looked: Arc<AtomicBool>,
-    pulse: Arc<Pulse>,
-}
-
-type Board = Arc<Mutex<Arc<Vec<DatabaseStatus>>>>;
-
-impl Handle {
-    fn new(commands: Sender<Command>, streams: Sender<Stream>, wake: Wake) -> Self {
-        Self {
-            commands,
-            streams,
-            wake,
-            board: Board::default(),
-            leading: Arc::default(),
-            looked: Arc::default(),
-            pulse: Arc::default(),
-        }
-    }
-
-    /// Says something to the engine.
-    pub fn say(&self, command: Command) {
-        // The engine ends with the last handle, or with the process.
-        let _ = self.commands.send(command);
-        (self.wake)();
-    }
-
-    /// Where streams of the peer go.
-    #[must_use]
-    pub fn streams(&self) -> Sender<Stream> {
-        self.streams.clone()
-    }
-
-    /// To be called after each stream.
-    #[must_use]
-    pub fn wake(&self) -> Wake {
-        Arc::clone(&self.wake)
-    }
-
-    /// All databases as they were a moment ago.
-    #[must_use]
-    pub fn status(&self) -> Arc<Vec<DatabaseStatus>> {
-        self.board.lock().expect("no holder panics").clone()
-    }
-
-    /// The same, for whoever may not wait: none while somebody else is at it.
-    #[must_use]
-    pub fn try_status(&self) -> Option<Arc<Vec<DatabaseStatus>>> {
-        self.board.try_lock().ok().map(|board| board.clone())
-    }
-
-    /// Whether the files were looked for at all: before that there is no status of any.
-    #[must_use]
-    pub fn has_looked(&self) -> bool {
-        self.looked.load(Ordering::Acquire)
-    }
-
-    /// How long the thread has not looked at what happens: a status may be older by so much.
-    #[must_use]
-    pub fn late(&self) -> Duration {
-        self.pulse.late()
-    }
-
-    /// The epoch that this node leads; none while it does not.
-    #[must_use]
-    pub fn leading(&self) -> Option<u64> {
-        match self.leading.load(Ordering::Acquire) {
-            0 => None,
-            epoch => Some(epoch),
-        }
-    }
-}
+pub type Handle = staffetta_bulk::Handle<Command, DatabaseStatus>;
 
 /// Cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -233,7 +155,7 @@ pub fn start(
     let checkpoints =
         Worker::start("db-checkpoint", Arc::clone(&wake)).map_err(failed("a thread"))?;
     let handle = Handle::new(commands, streams, wake);
-    let Handle { board, leading, looked, pulse, .. } = handle.clone();
+    let shown = handle.shown();
     let build = move || {
         let now = Instant::now();
         Engine {
@@ -260,8 +182,6 @@ pub fn start(
             scans,
             checkpoints,
             barrier,
-            asked: true,
-            asked_at: now,
             waiting: Vec::new(),
             hold: None,
             sync: wait::Sync::default(),
@@ -271,10 +191,7 @@ pub fn start(
             statuses: 0,
             began: now,
             stirred: true,
-            board,
-            leading,
-            looked,
-            pulse,
+            shown,
         }
     };
     std::thread::Builder::new()
@@ -329,6 +246,9 @@ struct Database {
     captured_at: Instant,
     quick_until: Instant,
     look_at: Instant,
+    /// A commit went on without the standby before the capture caught up with it: until that does,
+    /// nobody says that the standby has everything.
+    unread: bool,
     wal_bytes: u64,
     scrub: Scrub,
 }
@@ -373,9 +293,6 @@ struct Waiting {
     /// All up to here must be acknowledged; none before the capture caught up with the request.
     target: Option<Position>,
     since: Instant,
-    /// It went on without the standby before the capture caught up with it: until that does, nobody
-    /// says that the standby has everything.
-    answered: bool,
 }
 
 struct Engine {
@@ -409,9 +326,6 @@ struct Engine {
     scans: Worker,
     checkpoints: Worker,
     barrier: Option<Barrier>,
-    /// Somebody may have asked at it, or may be read again; when it was looked at last.
-    asked: bool,
-    asked_at: Instant,
     waiting: Vec<Waiting>,
     hold: Option<hold::Holding>,
     sync: wait::Sync,
@@ -423,17 +337,14 @@ struct Engine {
     began: Instant,
     /// Something happened since the status was renewed.
     stirred: bool,
-    board: Board,
-    leading: Arc<AtomicU64>,
-    looked: Arc<AtomicBool>,
-    pulse: Arc<Pulse>,
+    shown: Arc<Shown<DatabaseStatus>>,
 }
 
 impl Engine {
     fn run(mut self) {
         let mut polled = Vec::new();
         loop {
-            self.pulse.looks();
+            self.shown.looks();
             if !self.commands() {
                 return;
             }
@@ -515,7 +426,7 @@ impl Engine {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let count = polled.len() as libc::nfds_t;
-        self.pulse.sleeps();
+        self.shown.sleeps();
         // SAFETY: the array and the time live for the call; no signal mask is changed.
         unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
         if polled[0].revents != 0 {
@@ -524,7 +435,11 @@ impl Engine {
         if polled[1].revents != 0 {
             self.noticed();
         }
-        self.asked |= polled[barrier_at..].iter().any(|entry| entry.revents != 0);
+        if let Some(barrier) = &mut self.barrier
+            && polled[barrier_at..].iter().any(|entry| entry.revents != 0)
+        {
+            barrier.wakes();
+        }
     }
 
     /// Databases whose log was written to.

@@ -3,7 +3,7 @@
 use crate::ledger::Kinship;
 use crate::wire::Position;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// One database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,15 +40,6 @@ pub struct DatabaseStatus {
     pub trouble: Option<String>,
     /// Seconds since the last comparison of all pages, and the pages that were wrong.
     pub scrubbed: Option<(u64, usize)>,
-}
-
-impl DatabaseStatus {
-    /// How long the standby has lacked something, ms.
-    #[must_use]
-    pub fn behind_ms(&self) -> u64 {
-        let age = self.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
-        u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 /// Where a database stands.

@@ -12,12 +12,11 @@ use crate::path::TreePath;
 use crate::status::{Notice, TreeStatus};
 use crate::watch::Mechanism;
 use crate::wire::TREES_MAX;
-use staffetta_bulk::{Pulse, Signal, Stream, Wake};
+use staffetta_bulk::{Shown, Signal, Stream, Wake};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 /// The status is renewed this often while something happens, and while nothing does.
@@ -140,85 +139,8 @@ pub type DrainReply = Box<dyn FnOnce(Result<(), String>) + Send>;
 /// Answers a [`Command::Order`]; an error says what to do about it.
 pub type OrderReply = Box<dyn FnOnce(Result<Done, String>) + Send>;
 
-/// The engine's ends: cheap to clone.
-#[derive(Clone)]
-pub struct Handle {
-    commands: Sender<Command>,
-    streams: Sender<Stream>,
-    wake: Wake,
-    board: Board,
-    leading: Arc<AtomicU64>,
-    looked: Arc<AtomicBool>,
-    pulse: Arc<Pulse>,
-}
-
-type Board = Arc<Mutex<Arc<Vec<TreeStatus>>>>;
-
-impl Handle {
-    fn new(commands: Sender<Command>, streams: Sender<Stream>, wake: Wake) -> Self {
-        Self {
-            commands,
-            streams,
-            wake,
-            board: Board::default(),
-            leading: Arc::default(),
-            looked: Arc::default(),
-            pulse: Arc::default(),
-        }
-    }
-
-    /// Says something to the engine.
-    pub fn say(&self, command: Command) {
-        // The engine ends with the last handle, or with the process.
-        let _ = self.commands.send(command);
-        (self.wake)();
-    }
-
-    /// Where streams of the peer go.
-    #[must_use]
-    pub fn streams(&self) -> Sender<Stream> {
-        self.streams.clone()
-    }
-
-    /// To be called after each stream.
-    #[must_use]
-    pub fn wake(&self) -> Wake {
-        Arc::clone(&self.wake)
-    }
-
-    /// All trees as they were a moment ago, in the order of the configuration.
-    #[must_use]
-    pub fn status(&self) -> Arc<Vec<TreeStatus>> {
-        self.board.lock().expect("no holder panics").clone()
-    }
-
-    /// The same, for whoever may not wait: none while somebody else is at it.
-    #[must_use]
-    pub fn try_status(&self) -> Option<Arc<Vec<TreeStatus>>> {
-        self.board.try_lock().ok().map(|board| board.clone())
-    }
-
-    /// Whether the roots were looked at: before that there is no status of any.
-    #[must_use]
-    pub fn has_looked(&self) -> bool {
-        self.looked.load(Ordering::Acquire)
-    }
-
-    /// How long the thread has not looked at what happens: a status may be older by so much.
-    #[must_use]
-    pub fn late(&self) -> Duration {
-        self.pulse.late()
-    }
-
-    /// The epoch that this node leads; none while it does not.
-    #[must_use]
-    pub fn leading(&self) -> Option<u64> {
-        match self.leading.load(Ordering::Acquire) {
-            0 => None,
-            epoch => Some(epoch),
-        }
-    }
-}
+/// The engine's ends: cheap to clone. Statuses are in the order of the configuration.
+pub type Handle = staffetta_bulk::Handle<Command, TreeStatus>;
 
 /// Cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -250,7 +172,7 @@ pub fn start(
     let (commands, todo) = mpsc::channel();
     let (streams, arriving) = mpsc::channel();
     let handle = Handle::new(commands, streams, wake);
-    let Handle { board, leading, looked, pulse, .. } = handle.clone();
+    let shown = handle.shown();
     let waking = handle.wake();
     let build = move || {
         let now = Instant::now();
@@ -269,10 +191,7 @@ pub fn start(
             drain: None,
             status_at: now,
             stirred: true,
-            board,
-            leading,
-            looked,
-            pulse,
+            shown,
         }
     };
     std::thread::Builder::new()
@@ -314,17 +233,14 @@ struct Engine {
     status_at: Instant,
     /// Something happened since the status was renewed.
     stirred: bool,
-    board: Board,
-    leading: Arc<AtomicU64>,
-    looked: Arc<AtomicBool>,
-    pulse: Arc<Pulse>,
+    shown: Arc<Shown<TreeStatus>>,
 }
 
 impl Engine {
     fn run(mut self) {
         let mut polled = Vec::new();
         loop {
-            self.pulse.looks();
+            self.shown.looks();
             if !self.commands() {
                 return;
             }
@@ -393,8 +309,7 @@ impl Engine {
 
     fn post(&mut self) {
         let all = self.trees.iter_mut().map(|tree| tree.status(self.stream.is_some())).collect();
-        *self.board.lock().expect("no holder panics") = Arc::new(all);
-        self.looked.store(true, Ordering::Release);
+        self.shown.post(all);
     }
 
     /// Waits until something may have happened.
@@ -427,7 +342,7 @@ impl Engine {
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let count = polled.len() as libc::nfds_t;
-        self.pulse.sleeps();
+        self.shown.sleeps();
         // SAFETY: the array and the time live for the call; no signal mask is changed.
         unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const timeout, std::ptr::null()) };
         if polled[0].revents != 0 {

@@ -3,7 +3,7 @@
 use crate::path::TreePath;
 use serde::Serialize;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// What a tree is doing on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,15 +84,6 @@ pub struct TreeStatus {
     pub skipped: u64,
     /// What someone should look at.
     pub trouble: Option<String>,
-}
-
-impl TreeStatus {
-    /// How long the standby has lacked something, ms.
-    #[must_use]
-    pub fn behind_ms(&self) -> u64 {
-        let age = self.behind_since.map_or(Duration::ZERO, |since| since.elapsed());
-        u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
-    }
 }
 
 /// What happened.

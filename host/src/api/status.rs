@@ -505,6 +505,7 @@ impl Status {
         }
         if let Some(alignment) = &mut settled.alignment {
             alignment.why.clear();
+            (alignment.lag_ms, alignment.until) = (None, None);
         }
         for decision in &mut settled.decisions {
             decision.at.clear();

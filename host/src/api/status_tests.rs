@@ -74,6 +74,8 @@ fn what_changes_by_itself_is_no_news() {
     later.databases[0].wal_bytes += 4_120;
     later.trees[0].behind_ms += 3;
     later.trees[0].entries += 1;
+    let alignment = later.alignment.as_mut().unwrap();
+    (alignment.lag_ms, alignment.until) = (Some(3), Some(std::time::Instant::now()));
     later.links[0].heard_ms = Some(90);
     later.links[0].rtt_us = None;
     assert_eq!(later.settled(), example().settled());

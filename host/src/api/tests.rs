@@ -104,6 +104,25 @@ async fn status_and_orders_go_through() {
 }
 
 #[tokio::test]
+async fn alignment_is_answered_as_of_the_question() {
+    let daemon = start().await;
+    let path = "/api/v1/alignment";
+    assert_eq!(daemon.client.get(path).await.unwrap()["aligned"], true);
+    let mut status = status::tests::example();
+    let until = std::time::Instant::now();
+    status.alignment.as_mut().unwrap().until = Some(until);
+    daemon.status.send(std::sync::Arc::new(status)).unwrap();
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let over = daemon.client.get(path).await.unwrap();
+    assert_eq!(over["aligned"], false);
+    assert_eq!(over["why"][0], "the standby may lack what is older than 1000 ms");
+    for other in ["status", "databases", "files"] {
+        let said = daemon.client.get(&format!("/api/v1/{other}")).await.unwrap();
+        assert_eq!(said["alignment"], over, "{other}");
+    }
+}
+
+#[tokio::test]
 async fn history_comes_from_the_journal() {
     let daemon = start().await;
     let journal = daemon._journal.handle();

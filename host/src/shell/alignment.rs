@@ -4,8 +4,9 @@
 //! tells the standby with its beats, so that both nodes say the same. A word is worth less the
 //! older it is: what nobody looked at meanwhile may be missing.
 
-use super::data::DataLink;
+use super::data::{DataLink, age};
 use crate::api::status::Alignment;
+use staffetta_core::Span;
 use staffetta_db::DatabaseStatus;
 use staffetta_files::TreeStatus;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ pub(crate) fn alignment(
     bound: Duration,
     word: Option<Duration>,
 ) -> Option<Alignment> {
+    if !data.is_configured() {
+        return None;
+    }
     let seen = Seen {
         late: data.late(),
         databases: data.status(),
@@ -25,7 +29,14 @@ pub(crate) fn alignment(
         dark: data.in_the_dark(),
         leads: data.leads(),
     };
-    data.is_configured().then(|| judge(&seen, bound, word))
+    Some(judge(&seen, bound, word))
+}
+
+/// What the primary's word is worth: that the standby had all that was older than this when it was
+/// told, as long ago as `age` and its way here at most.
+pub(crate) fn word(lag_ms: u32, age: Span, rtt_us: Option<u32>) -> Duration {
+    let way = Duration::from_micros(rtt_us.unwrap_or(0).into());
+    Duration::from_millis(u64::from(lag_ms).saturating_add(age.as_ms())) + way
 }
 
 /// What the data plane says of itself.
@@ -46,10 +57,10 @@ fn judge(seen: &Seen, bound: Duration, word: Option<Duration>) -> Alignment {
         found.add(*late, || format!("{what}: nobody has looked"));
     }
     for status in seen.databases.iter() {
-        found.hear(&status.name, database(status), status.behind);
+        found.hear(&status.name, database(status), (status.behind, "transactions"));
     }
     for status in seen.trees.iter() {
-        found.hear(&status.name, tree(status), status.behind);
+        found.hear(&status.name, tree(status), (status.behind, "paths"));
     }
     found.why.extend(seen.dark.map(str::to_owned));
     match word {
@@ -71,11 +82,16 @@ struct Found {
 }
 
 impl Found {
-    fn hear(&mut self, name: &str, found: Result<Duration, String>, behind: Option<u64>) {
+    fn hear(
+        &mut self,
+        name: &str,
+        found: Result<Duration, String>,
+        (behind, what): (Option<u64>, &str),
+    ) {
         match found {
             Ok(lag) => self.add(lag, || match behind {
-                Some(count) => format!("{name}: the standby has lacked {count}"),
-                None => format!("{name}: the standby has lacked something"),
+                Some(count) => format!("{name}: the standby has lacked {count} {what}"),
+                None => format!("{name}: the standby has lacked {what}"),
             }),
             Err(why) => self.why.push(format!("{name}: {why}")),
         }
@@ -106,7 +122,7 @@ impl Found {
 fn database(status: &DatabaseStatus) -> Result<Duration, String> {
     use staffetta_db::State;
     Err(match status.state {
-        State::Leading => return Ok(Duration::from_millis(status.behind_ms())),
+        State::Leading => return Ok(age(status.behind_since)),
         State::Following => return Ok(Duration::ZERO),
         State::Alone => "no standby attends".into(),
         State::Shipping | State::Catching => "the standby is being brought to it".into(),
@@ -128,7 +144,7 @@ fn tree(status: &TreeStatus) -> Result<Duration, String> {
     Err(match status.state {
         State::Leading | State::Following if status.scanning => "it is being walked".into(),
         State::Leading if status.behind == Some(0) => return Ok(Duration::ZERO),
-        State::Leading => return Ok(Duration::from_millis(status.behind_ms())),
+        State::Leading => return Ok(age(status.behind_since)),
         State::Following => return Ok(Duration::ZERO),
         State::Alone => "no standby attends".into(),
         State::Comparing => "the standby's tree is being compared".into(),

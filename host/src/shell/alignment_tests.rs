@@ -61,6 +61,12 @@ fn the_standby_says_what_the_primary_says_and_how_old_that_is() {
 }
 
 #[test]
+fn a_word_is_worth_less_the_older_it_is_and_the_longer_its_way() {
+    assert_eq!(word(40, Span::ZERO, None), Duration::from_millis(40));
+    assert_eq!(word(40, Span::ms(500), Some(3_000)), Duration::from_millis(543));
+}
+
+#[test]
 fn what_nobody_looked_at_for_longer_than_the_bound_is_not_aligned() {
     let mut primary = seen(true, vec![tree_status(State::Leading, Some(0))]);
     primary.late = vec![("databases", Duration::ZERO), ("trees", Duration::from_millis(900))];
@@ -76,6 +82,9 @@ fn what_nobody_looked_at_for_longer_than_the_bound_is_not_aligned() {
 
 #[test]
 fn the_word_ends_by_itself() {
+    let said = judge(&seen(true, vec![lacking(State::Leading, 3, 2_500)]), BOUND, None);
+    let why = "recordings: the standby has lacked 3 paths for 25";
+    assert!(said.why[0].starts_with(why), "{said:?}");
     let said = judge(&seen(true, vec![lacking(State::Leading, 1, 1_500)]), BOUND, None);
     let until = said.until.expect("a moment");
     let left = until.saturating_duration_since(Instant::now());

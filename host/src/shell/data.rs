@@ -303,6 +303,16 @@ impl DataLink {
     }
 }
 
+/// How long something has lasted; no time where there is nothing.
+pub(crate) fn age(since: Option<Instant>) -> Duration {
+    since.map_or(Duration::ZERO, |since| since.elapsed())
+}
+
+/// The same in milliseconds.
+pub(crate) fn age_ms(since: Option<Instant>) -> u64 {
+    u64::try_from(age(since).as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Plane {
     fn leads(&self) -> bool {
         let databases = self.databases.as_ref().and_then(|databases| databases.engine.leading());

@@ -1,6 +1,6 @@
 //! Databases as the status and the alarms show them.
 
-use super::data::DataLink;
+use super::data::{DataLink, age_ms};
 use crate::api::status::{Alarm, DatabaseLine};
 use staffetta_db::{DatabaseStatus, State};
 
@@ -18,7 +18,7 @@ fn line(status: &DatabaseStatus) -> DatabaseLine {
         epoch: position.epoch,
         txid: position.txid,
         behind: status.behind,
-        behind_ms: status.behind_ms(),
+        behind_ms: age_ms(status.behind_since),
         behind_bytes: status.behind_bytes,
         bytes: u64::from(status.pages) * u64::from(status.page_bytes),
         wal_bytes: status.wal_bytes,

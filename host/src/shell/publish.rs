@@ -1,6 +1,6 @@
 //! Makes the status of the API from what hangs on the board and the shelves.
 
-use super::alignment::alignment;
+use super::alignment::{alignment, word};
 use super::data::DataLink;
 use super::decide::Shelf;
 use super::level::{self, level};
@@ -110,12 +110,9 @@ impl Publisher {
 
     /// Whether the standby has what the primary has; the primary's word is older by its way here.
     fn alignment(&self, snapshot: &Snapshot, age: Span) -> Option<status::Alignment> {
-        let way = snapshot.links.iter().filter_map(|link| link.rtt_us).max().unwrap_or(0);
-        let told = snapshot.peer.as_ref().and_then(|(about, at)| Some((about.lag_ms?, *at)));
-        let word = told.map(|(lag, at)| {
-            let age = Duration::from_millis((at + age).as_ms());
-            Duration::from_millis(lag.into()) + age + Duration::from_micros(way.into())
-        });
+        let way = snapshot.links.iter().filter_map(|link| link.rtt_us).max();
+        let told = snapshot.peer.as_ref();
+        let word = told.and_then(|(about, at)| Some(word(about.lag_ms?, *at + age, way)));
         let bound = Duration::from_millis(self.config.alignment_ms);
         alignment(&self.data, bound, word)
     }

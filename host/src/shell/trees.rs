@@ -1,6 +1,6 @@
 //! Trees of files as the status and the alarms show them, and what operators want of them.
 
-use super::data::DataLink;
+use super::data::{DataLink, age_ms};
 use crate::api::OrderError;
 use crate::api::status::{Alarm, TreeLine};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn line(status: &TreeStatus) -> TreeLine {
         entries: status.entries,
         bytes: status.bytes,
         behind: status.behind,
-        behind_ms: status.behind_ms(),
+        behind_ms: age_ms(status.behind_since),
         behind_bytes: status.behind_bytes,
         held: status.held,
         scanning: status.scanning,

@@ -118,6 +118,7 @@ impl Engine {
             captured_at: now,
             quick_until: now,
             look_at: now,
+            unread: false,
             scrub: Scrub { due: interval.map(|i| now + i), under_way: false, last: None },
         };
         self.next_id += 1;

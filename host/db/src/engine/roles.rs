@@ -9,7 +9,6 @@ use crate::outlet::Outlet;
 use crate::status::Notice;
 use crate::wire::Position;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long a node that is no longer primary waits at once for an application's transaction.
@@ -56,7 +55,7 @@ impl Engine {
                 self.promote(&path, epoch, now);
             }
         }
-        self.leading.store(epoch, Ordering::Release);
+        self.shown.leads(epoch);
     }
 
     fn renumber(&mut self, path: &Path, epoch: u64) {
@@ -163,7 +162,7 @@ impl Engine {
             }
             return;
         }
-        self.leading.store(0, Ordering::Release);
+        self.shown.leads(0);
         self.drop_stream();
         self.role = Role::Following;
         self.drop_hold();

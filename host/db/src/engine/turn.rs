@@ -13,7 +13,6 @@ use crate::trail::Counters;
 use crate::wire::Entry;
 use crate::worker::{Done, Task};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An application that is amid a transaction on a node that is no longer primary is looked at this
@@ -368,13 +367,8 @@ impl Engine {
                 database.wal_bytes = attached.wal().metadata().map_or(0, |found| found.len());
             }
         }
-        let all: Vec<DatabaseStatus> =
-            self.databases.values().map(|database| self.status_of(database, now)).collect();
-        let all = Arc::new(all);
-        // What was there is freed by this thread, and not under the lock: nobody may wait for it.
-        let old = std::mem::replace(&mut *self.board.lock().expect("no holder panics"), all);
-        drop(old);
-        self.looked.store(true, std::sync::atomic::Ordering::Release);
+        let all = self.databases.values().map(|database| self.status_of(database, now)).collect();
+        self.shown.post(all);
     }
 
     fn tell_heads(&mut self) {

@@ -11,12 +11,9 @@ use crate::sites;
 use crate::status::Notice;
 use crate::wire::Position;
 use staffetta_barrier::Answer;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Where the kernel was not asked whether somebody asks, for lack of sleep, that is tried so often.
-const ASKED_INTERVAL: Duration = Duration::from_micros(200);
 /// Requests at an asynchronous database wait this long.
 const ASYNC_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -48,10 +45,8 @@ impl Engine {
     /// Takes requests, and answers those that can be.
     pub(super) fn wait_turn(&mut self, now: Instant) {
         let mut requests = Vec::new();
-        let is_due = self.asked || now >= self.asked_at + ASKED_INTERVAL;
-        if let Some(barrier) = self.barrier.as_mut().filter(|_| is_due) {
-            (self.asked, self.asked_at) = (false, now);
-            barrier.receive(&mut requests);
+        if let Some(barrier) = self.barrier.as_mut().filter(|barrier| barrier.is_due(now)) {
+            barrier.receive(now, &mut requests);
         }
         for request in requests {
             self.asked(request, now);
@@ -72,13 +67,7 @@ impl Engine {
         let Some(database) = self.databases.get_mut(&path) else { return };
         database.look_at = now;
         // The target is taken in the next turn: all that was committed by now is captured then.
-        self.waiting.push(Waiting {
-            id: request.id,
-            database: path,
-            target: None,
-            since: now,
-            answered: false,
-        });
+        self.waiting.push(Waiting { id: request.id, database: path, target: None, since: now });
     }
 
     fn path_of(&self, asked: &Path) -> Option<std::path::PathBuf> {
@@ -106,9 +95,7 @@ impl Engine {
         let refused: Vec<(RequestId, String)> =
             self.waiting.iter().filter_map(|waiting| Some((waiting.id, why(waiting)?))).collect();
         for (id, text) in &refused {
-            if self.waiting.iter().any(|waiting| waiting.id == *id && !waiting.answered) {
-                self.answer(*id, Answer::Error { text });
-            }
+            self.answer(*id, Answer::Error { text });
         }
         self.waiting.retain(|waiting| !refused.iter().any(|(id, _)| *id == waiting.id));
     }
@@ -117,23 +104,15 @@ impl Engine {
         self.refuse_unled();
         let mut answers = Vec::new();
         let mut late = None;
+        for database in self.databases.values_mut().filter(|database| database.unread) {
+            database.unread = !database.catch_up(now);
+        }
         for waiting in &mut self.waiting {
             let Some(database) = self.databases.get_mut(&waiting.database) else { continue };
-            let Side::Lead(lead) = &mut database.side else { continue };
-            if waiting.target.is_none() {
-                let captured = lead.capture(now);
-                // Pages that are being compared are looked at when the source is due.
-                if captured.as_ref().is_ok_and(|turn| turn.waits) {
-                    database.look_at = lead.source().next_due().unwrap_or(now);
-                } else {
-                    database.look_at = now;
-                    if captured.is_ok_and(|turn| !turn.more) {
-                        waiting.target = Some(lead.head());
-                    }
-                }
-            }
-            if waiting.answered {
-                continue;
+            let caught_up = waiting.target.is_none() && database.catch_up(now);
+            let Side::Lead(lead) = &database.side else { continue };
+            if caught_up {
+                waiting.target = Some(lead.head());
             }
             let pattern = &self.options.patterns[database.pattern];
             let have = lead.acked().filter(|_| lead.is_live());
@@ -154,7 +133,7 @@ impl Engine {
                     Sync::Without(told) => {
                         let reason = if told { "the standby is away" } else { "nobody to tell" };
                         answers.push((waiting.id, Answer::Degraded { reason }));
-                        waiting.answered = true;
+                        database.unread |= waiting.target.is_none();
                         self.without += 1;
                     }
                     Sync::Fresh | Sync::Whole | Sync::Healing if waited >= timeout => {
@@ -176,31 +155,16 @@ impl Engine {
         for (id, answer) in &answers {
             self.answer(*id, *answer);
         }
-        self.forget(&answers.iter().map(|(id, _)| *id).collect());
+        self.waiting.retain(|waiting| !answers.iter().any(|(id, _)| *id == waiting.id));
         if let Some(database) = late {
             self.sync = Sync::Telling(now);
             self.say(Notice::Desynced(database));
         }
     }
 
-    /// Of what was answered only that is kept which the capture has not caught up with: of each
-    /// database the last one, which is after the others.
-    fn forget(&mut self, answered: &BTreeSet<RequestId>) {
-        let mut last = BTreeSet::new();
-        let mut kept: Vec<Waiting> = std::mem::take(&mut self.waiting);
-        kept.reverse();
-        kept.retain(|waiting| match waiting.answered {
-            false => !answered.contains(&waiting.id),
-            true => waiting.target.is_none() && last.insert(waiting.database.clone()),
-        });
-        kept.reverse();
-        self.waiting = kept;
-    }
-
     fn answer(&mut self, id: RequestId, answer: Answer<'_>) {
         if let Some(barrier) = &mut self.barrier {
             barrier.answer(id, answer);
-            self.asked = true;
         }
     }
 
@@ -246,14 +210,14 @@ impl Engine {
         let is_sync = |database: &Database| self.options.patterns[database.pattern].sync;
         let is_whole = self.databases.values().all(|database| match &database.side {
             _ if is_sync(database).is_none() => true,
-            Side::Lead(lead) => lead.unacked() == Some(0),
+            Side::Lead(lead) => !database.unread && lead.unacked() == Some(0),
             Side::Closed | Side::Yield(_) | Side::Attend(_) => false,
         });
         // What has waited for too long would say at once that the standby does not keep up.
         let is_pending = self.waiting.iter().any(|waiting| {
             let timeout = self.databases.get(&waiting.database).and_then(is_sync);
             let waited = now.saturating_duration_since(waiting.since);
-            timeout.is_some_and(|timeout| waiting.answered || waited >= timeout)
+            timeout.is_some_and(|timeout| waited >= timeout)
         });
         if is_whole && !is_pending && self.missing().is_none() {
             self.sync = Sync::Healing;
@@ -275,7 +239,18 @@ impl Engine {
             }
         };
         let floor = Instant::now() + Duration::from_millis(1);
-        let waiting = self.waiting.iter().filter(|waiting| !waiting.answered);
-        waiting.map(|waiting| soonest(waiting).max(floor)).min()
+        self.waiting.iter().map(|waiting| soonest(waiting).max(floor)).min()
+    }
+}
+
+impl Database {
+    /// Captures what was committed by now: true when that is all there is.
+    fn catch_up(&mut self, now: Instant) -> bool {
+        let Side::Lead(lead) = &mut self.side else { return false };
+        let captured = lead.capture(now);
+        // Pages that are being compared are looked at when the source is due.
+        let waits = captured.as_ref().is_ok_and(|turn| turn.waits);
+        self.look_at = lead.source().next_due().filter(|_| waits).unwrap_or(now);
+        captured.is_ok_and(|turn| !turn.waits && !turn.more)
     }
 }

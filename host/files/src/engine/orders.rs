@@ -1,7 +1,6 @@
 //! What the daemon and operators want of the engine.
 
 use super::{Command, Done, Draining, Engine, Order, OrderReply, Role};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// inotify hands its events over on a thread of its own: what was written before a planned move may
@@ -50,11 +49,11 @@ impl Engine {
         for tree in &mut self.trees {
             tree.lead(epoch, now);
         }
-        self.leading.store(epoch, Ordering::Release);
+        self.shown.leads(epoch);
     }
 
     fn follow(&mut self, epoch: u64, now: Instant) {
-        self.leading.store(0, Ordering::Release);
+        self.shown.leads(0);
         let newer = epoch > self.floor;
         self.floor = self.floor.max(epoch);
         if self.role == Role::Following {

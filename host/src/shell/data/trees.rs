@@ -1,7 +1,7 @@
 //! Trees of files in the daemon: starts their engine and turns its words into the journal's, the
 //! policies' and the peer's.
 
-use super::{Report, name_id};
+use super::{Report, age_ms, name_id};
 use crate::config::{Config, TreeConfig};
 use crate::journal::EventLevel;
 use crate::shell::decide::{Divergence, Job};
@@ -74,7 +74,7 @@ pub(super) fn data_of(status: &TreeStatus) -> Data {
         copy: copy_of(status),
         behind_items: status.behind.unwrap_or(0),
         behind_bytes: status.behind_bytes,
-        behind: u32::try_from(status.behind_ms()).unwrap_or(u32::MAX),
+        behind: u32::try_from(age_ms(status.behind_since)).unwrap_or(u32::MAX),
         age: 0,
     }
 }
