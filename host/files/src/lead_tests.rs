@@ -1016,6 +1016,26 @@ fn a_scan_of_what_is_unchanged_says_nothing_and_a_verification_finds_silent_chan
 }
 
 #[test]
+fn a_scan_ends_wherever_its_slices_end() {
+    let prepare = |root: &std::path::Path| {
+        (0..300).for_each(|file| fs::write(root.join(file.to_string()), "x").unwrap());
+    };
+    let mut pair = Pair::with(prepare, |_| {});
+    pair.settle();
+    for round in 0..2_000 {
+        pair.lead.begin_scan(Instant::now());
+        let ended = (0..10_000).any(|_| {
+            let now = Instant::now();
+            // Sooner or later a slice is over between the last thing that is walked and the end.
+            let slice = Duration::from_nanos(200 + 37 * (round % 100));
+            pair.lead.scan(now, now + slice).unwrap();
+            !pair.lead.backlog().scanning
+        });
+        assert!(ended, "round {round}");
+    }
+}
+
+#[test]
 fn a_drain_does_not_wait_for_what_comes_later() {
     let mut pair = Pair::new();
     pair.write("a", b"x");

@@ -77,8 +77,12 @@ impl Scan {
         }
     }
 
+    /// Until it was ended: a slice may be over when nothing is left to be walked.
     pub(super) fn is_under_way(&self) -> bool {
-        !self.stack.is_empty() || self.open.is_some() || self.reading.is_some()
+        !self.stack.is_empty()
+            || self.open.is_some()
+            || self.reading.is_some()
+            || self.began.is_some()
     }
 
     pub(super) fn is_whole(&self) -> bool {
@@ -90,7 +94,7 @@ impl Scan {
     }
 
     pub(super) fn began(&self) -> Option<Instant> {
-        self.began.filter(|_| self.is_under_way())
+        self.began
     }
 
     /// When its next slice is due.
